@@ -1,0 +1,1 @@
+"""Chats: messages, prompt formats, rendering a prompt, taking a reply apart."""

@@ -1,0 +1,141 @@
+"""Takes a streamed reply apart into the thought and the content, without leaking a tag.
+
+A prompt of a thinking format ends inside an open tag ("<think" or "<think></think"), so a reply
+begins with the ">" that closes it. Tags may arrive cut anywhere; text is held back only while it
+may still turn out to be one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from rwkv_core.chat.messages import Think
+from rwkv_core.chat.prompt_format import PromptFormat
+
+_TAG_END = ">"
+
+
+class ReplyKind(Enum):
+    """What a piece of a reply is."""
+
+    THINKING = "thinking"
+    CONTENT = "content"
+
+
+@dataclass(frozen=True)
+class ReplyPart:
+    """A piece of a reply, never empty."""
+
+    kind: ReplyKind
+    text: str
+
+
+class _Where(Enum):
+    """The place in the reply."""
+
+    OPEN_TAG = auto()  # the ">" of the tag that the prompt left open comes next
+    THOUGHT_START = auto()  # inside the thought, nothing of it seen but white space
+    THOUGHT = auto()
+    SEAM = auto()  # before the content: white space and stray tags are dropped
+    CONTENT = auto()  # all further text passes unchanged
+
+
+class ReplyParser:
+    """Give it a reply's text piece by piece; the parts are the same however the text is cut.
+
+    White space around the thought and before the content is dropped. A thought that is never closed
+    is all THINKING. A reply that does not begin with ">" (the continuation of a message that the
+    client began) is all content.
+    """
+
+    def __init__(self, fmt: PromptFormat, think: Think | None = None) -> None:
+        """`think` as it was given to `render_chat`: None means ON where the format can think."""
+        self._held = ""
+        self._is_thinking = fmt.thinking is not None and think is not Think.OFF
+        self._tags = (f"{fmt.thinking.on}{_TAG_END}", fmt.thinking.close) if fmt.thinking else None
+        self._where = _Where.OPEN_TAG if self._tags else _Where.SEAM
+
+    def push(self, text: str) -> list[ReplyPart]:
+        """Takes the next piece; returns what is now certain."""
+        self._held += text
+        parts: list[ReplyPart] = []
+        while self._step(parts):
+            pass
+        return parts
+
+    def flush(self) -> list[ReplyPart]:
+        """The reply is over: what was held back is text, unless it is white space or half a tag."""
+        held, self._held = self._held, ""
+        text = held.strip()
+        is_half_tag = self._tags is not None and any(
+            len(text) > 1 and tag.startswith(text) for tag in self._tags
+        )
+        if self._where is _Where.SEAM and text and not is_half_tag:
+            return [ReplyPart(ReplyKind.CONTENT, text)]
+        return []
+
+    def _step(self, parts: list[ReplyPart]) -> bool:
+        """Moves on by one place if the held text allows it."""
+        if self._where is _Where.OPEN_TAG:
+            return self._leave_open_tag()
+        if self._where is _Where.THOUGHT_START:
+            self._held = self._held.lstrip()
+            if self._held:
+                self._where = _Where.THOUGHT
+            return bool(self._held)
+        if self._where is _Where.THOUGHT:
+            return self._read_thought(parts)
+        if self._where is _Where.SEAM:
+            return self._cross_seam()
+        if self._held:
+            parts.append(ReplyPart(ReplyKind.CONTENT, self._held))
+            self._held = ""
+        return False
+
+    def _leave_open_tag(self) -> bool:
+        if not self._held:
+            return False
+        if not self._held.startswith(_TAG_END):
+            self._where = _Where.CONTENT
+            return True
+        self._held = self._held[len(_TAG_END) :]
+        self._where = _Where.THOUGHT_START if self._is_thinking else _Where.SEAM
+        return True
+
+    def _read_thought(self, parts: list[ReplyPart]) -> bool:
+        """Gives out the thought up to its closing tag, holding back white space and half a tag."""
+        assert self._tags is not None  # only a format with tags comes here
+        close = self._tags[1]
+        end = self._held.find(close)
+        is_closed = end >= 0
+        if not is_closed:
+            end = len(self._held) - _overlap(self._held, close)
+        thought = self._held[:end].rstrip()
+        if thought:
+            parts.append(ReplyPart(ReplyKind.THINKING, thought))
+        self._held = self._held[end + len(close) :] if is_closed else self._held[len(thought) :]
+        if is_closed:
+            self._where = _Where.SEAM
+        return is_closed
+
+    def _cross_seam(self) -> bool:
+        """Drops white space and tags before the content; an opening tag begins a new thought."""
+        self._held = self._held.lstrip()
+        for tag in self._tags or ():
+            if self._held.startswith(tag):
+                self._held = self._held[len(tag) :]
+                is_opening = self._tags is not None and tag == self._tags[0]
+                self._where = _Where.THOUGHT_START if is_opening else _Where.SEAM
+                return True
+            if tag.startswith(self._held):  # half of a tag, or nothing at all
+                return False
+        if self._held:
+            self._where = _Where.CONTENT
+        return bool(self._held)
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `tag`."""
+    longest = min(len(text), len(tag) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)

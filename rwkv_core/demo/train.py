@@ -1,0 +1,243 @@
+"""Trains the demo model from nothing: `python -m rwkv_core.demo.train`.
+
+The data is endless, so there are no epochs: each batch is made of dialogues never seen before. The
+network is `rwkv_core.model` itself, with its weights as parameters; matrices learn with Muon, all
+else with AdamW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Parameter
+
+from rwkv_core.checkpoint import open_checkpoint
+from rwkv_core.checkpoint.convert import convert_to_gguf
+from rwkv_core.config import ModelConfig
+from rwkv_core.demo.dialogues import Dialogue, generate, training_segments
+from rwkv_core.demo.vocabulary import build_tokenizer
+from rwkv_core.demo.weights import initial_weight
+from rwkv_core.model import Weights, forward_hidden, linear
+from rwkv_core.state import State
+from rwkv_core.tokenizer import Tokenizer
+
+IGNORED = -100  # label of a token that is not the model's to write
+LENGTH_STEP = 32  # lengths are padded to multiples of it, so that few shapes occur
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the outcome. The defaults are what the shipped model was made with."""
+
+    n_layer: int = 4
+    n_embd: int = 256
+    steps: int = 3_500
+    batch_tokens: int = 4_096
+    seed: int = 1
+    muon_lr: float = 6e-3
+    adam_lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+
+
+def demo_config(recipe: Recipe, vocab_size: int) -> ModelConfig:
+    return ModelConfig(
+        n_layer=recipe.n_layer,
+        n_embd=recipe.n_embd,
+        head_size=64,
+        vocab_size=vocab_size,
+        n_ffn=4 * recipe.n_embd,
+        decay_rank=32,
+        iclr_rank=32,
+        value_rank=16,
+        gate_rank=64,
+    )
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one dialogue, and for each the token that the model should write next."""
+
+    token_ids: list[int]
+    labels: list[int]
+
+
+def encode_example(dialogue: Dialogue, tokenizer: Tokenizer) -> Example:
+    """Labels are the tokens of the replies; each reply's last token is followed by the end of text,
+    0.
+    """
+    token_ids: list[int] = []
+    labels: list[int] = []
+    for segment in training_segments(dialogue):
+        ids = tokenizer.encode(segment.text)
+        if segment.is_target:
+            labels[-1] = ids[0]
+            labels += [*ids[1:], 0]
+        else:
+            labels += [IGNORED] * len(ids)
+        token_ids += ids
+    return Example(token_ids, labels)
+
+
+def batches(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and labels [B, T] of about `batch_tokens`, of dialogues of similar length,
+    shuffled.
+    """
+    rng = random.Random(recipe.seed)
+    dialogues = generate(recipe.seed)
+    while True:
+        pool = [encode_example(each, tokenizer) for each in islice(dialogues, 4_096)]
+        pool.sort(key=lambda example: len(example.token_ids))
+        cut: list[list[Example]] = []
+        while pool:
+            length = _padded(len(pool[-1].token_ids))
+            count = max(1, recipe.batch_tokens // length)
+            cut.append(pool[-count:])
+            del pool[-count:]
+        rng.shuffle(cut)
+        yield from map(_stack, cut)
+
+
+def _padded(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def _stack(examples: list[Example]) -> tuple[Tensor, Tensor]:
+    length = _padded(max(len(example.token_ids) for example in examples))
+    token_ids = torch.zeros(len(examples), length, dtype=torch.long)
+    labels = torch.full((len(examples), length), IGNORED)
+    for row, example in enumerate(examples):
+        token_ids[row, : len(example.token_ids)] = torch.tensor(example.token_ids)
+        labels[row, : len(example.labels)] = torch.tensor(example.labels)
+    return token_ids, labels
+
+
+def loss_of(weights: Weights, config: ModelConfig, token_ids: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the labelled tokens; logits are computed for those alone."""
+    state = State.zeros(config, token_ids.shape[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, _ = forward_hidden(weights, config, token_ids, state)
+        wanted = labels != IGNORED
+        logits = linear(hidden[wanted], weights.head)
+    return F.cross_entropy(logits, labels[wanted])
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizers(
+    parameters: dict[str, Parameter], recipe: Recipe
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the projections inside the layers; AdamW for everything else."""
+    muon: list[Parameter] = []
+    adam: list[Parameter] = []
+    for name, parameter in parameters.items():
+        is_projection = name.startswith("blocks.") and name.endswith(
+            ("receptance.weight", "key.weight", "value.weight", "output.weight")
+        )
+        (muon if is_projection else adam).append(parameter)
+    return (
+        torch.optim.Muon(
+            muon,
+            lr=recipe.muon_lr,
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(adam, lr=recipe.adam_lr, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0),
+    )
+
+
+def train(recipe: Recipe, tokenizer: Tokenizer, checkpoint_path: Path) -> None:
+    """Runs the recipe; writes the weights now and then, float32, in the authors' `.pth` naming."""
+    torch.manual_seed(recipe.seed)
+    config = demo_config(recipe, tokenizer.vocab_size)
+    parameters: dict[str, Parameter] = {}
+
+    def create(name: str) -> Tensor:
+        parameters[name] = Parameter(initial_weight(name, config))
+        return parameters[name]
+
+    weights = Weights.load(config, create)
+    optimizers = make_optimizers(parameters, recipe)
+    base_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    print(f"{sum(p.numel() for p in parameters.values()):,} parameters", flush=True)
+
+    started, num_tokens, losses = time.monotonic(), 0, []
+    data = islice(batches(recipe, tokenizer), recipe.steps)
+    for step, (token_ids, labels) in enumerate(data, start=1):
+        for optimizer, base_rate in zip(optimizers, base_rates, strict=True):
+            optimizer.param_groups[0]["lr"] = base_rate * learning_rate_factor(step - 1, recipe)
+        loss = loss_of(weights, config, token_ids, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        num_tokens += token_ids.numel()
+        losses.append(loss.item())
+        if step % 50 == 0 or step == recipe.steps:
+            seconds = time.monotonic() - started
+            print(
+                f"step {step}/{recipe.steps}  loss {sum(losses) / len(losses):.4f}  "
+                f"{num_tokens / 1e6:.2f} M tokens  {num_tokens / seconds:.0f} tokens/s  "
+                f"{seconds / 60:.1f} min",
+                flush=True,
+            )
+            losses.clear()
+        if step % 500 == 0 or step == recipe.steps:
+            save_checkpoint(parameters, checkpoint_path)
+
+
+def save_checkpoint(parameters: dict[str, Parameter], path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    torch.save({name: value.detach().clone() for name, value in parameters.items()}, partial)
+    partial.replace(path)
+
+
+def export(checkpoint_path: Path, tokenizer: Tokenizer, out: Path) -> None:
+    """Writes the trained weights as the GGUF that is shipped, matrices in Q8_0."""
+    checkpoint = open_checkpoint(checkpoint_path)
+    try:
+        convert_to_gguf(checkpoint, tokenizer, out, name="rwkv7-demo", quantize="q8_0")
+    finally:
+        checkpoint.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--out", type=Path, default=Path("rwkv7-demo.gguf"), help="the GGUF to write"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="the .pth to write (default: beside --out)")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument(
+        "--export-only", action="store_true", help="convert an existing --checkpoint"
+    )
+    arguments = parser.parse_args()
+    checkpoint_path = arguments.checkpoint or arguments.out.with_suffix(".pth")
+    recipe = Recipe(steps=arguments.steps, seed=arguments.seed)
+    tokenizer = build_tokenizer()
+    if not arguments.export_only:
+        train(recipe, tokenizer, checkpoint_path)
+    export(checkpoint_path, tokenizer, arguments.out)
+    print(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()

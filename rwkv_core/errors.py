@@ -1,0 +1,34 @@
+"""Errors of the engine. `str(error)` is one line for the user: thing, problem, remedy."""
+
+from __future__ import annotations
+
+import os
+
+
+class AnserError(Exception):
+    """Base of every error that Anser raises on purpose."""
+
+
+class CheckpointError(AnserError):
+    """A file that is not a usable RWKV-7 model. Callers may rename `path`."""
+
+    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {problem}")
+        self.path = os.fspath(path)
+        self.problem = problem
+
+
+class TokenizerError(AnserError):
+    """A vocabulary that is missing, damaged, or not the model's."""
+
+
+class OptionError(AnserError):
+    """A request option outside its range. The message names the option and the range."""
+
+
+class EngineStoppedError(AnserError):
+    """The engine was closed before it took the request, or while it held it."""
+
+
+class GenerationError(AnserError):
+    """A prefill or decode step failed; only the request that was being served is affected."""

@@ -1,0 +1,141 @@
+"""From a path to a model that is ready to run."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
+from rwkv_core.checkpoint.base import PLAIN_TYPES
+from rwkv_core.checkpoint.random_access import RandomAccessFile
+from rwkv_core.config import ModelConfig
+from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
+from rwkv_core.model import Model, Weights, is_matrix
+import rwkv_core.tokenizer as tokenizers  # TEMPORARY until huggingface.py is there
+from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+
+# In a GGUF file: the text of a tokenizer.json (our own key), and llama.cpp's keys of a vocabulary.
+HUGGING_FACE_JSON_KEY = "tokenizer.huggingface.json"
+GGUF_MODEL_KEY = "tokenizer.ggml.model"
+GGUF_TOKENS_KEY = "tokenizer.ggml.tokens"
+
+# Rows of an embedding with the World vocabulary: 65536 as released, or cut to the tokens there are,
+# or with a few rows added for a fine-tune.
+_WORLD_ROWS = range(65529, 65537 + 512)
+
+_MAX_TOKENIZER_BYTES = 256 << 20
+
+
+def load_model(
+    path: str | PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """Loads an RWKV-7 model and its tokenizer from a file or folder of any supported format.
+
+    `dtype` (float32, bfloat16 or float16) is the type of the matrices; vectors are always float32.
+    None keeps what the file has, except that on a CPU float16 and quantized weights become float32
+    (PyTorch's float16 products are a hundred times slower there), and elsewhere quantized weights
+    become float16. One tensor at a time is held beside the weights. Raises CheckpointError,
+    TokenizerError or OptionError.
+    """
+    target = _device(device)
+    if dtype not in (None, *PLAIN_TYPES.values()):
+        raise OptionError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
+    with closing(open_checkpoint(path)) as checkpoint:
+        config = read_config(checkpoint)
+        tokenizer = find_tokenizer(checkpoint, config)
+        matrix_dtype = dtype or default_dtype(checkpoint, target)
+
+        def read(name: str) -> Tensor:
+            kind = matrix_dtype if is_matrix(name) else torch.float32
+            return checkpoint.read(name).to(device=target, dtype=kind)
+
+        weights = Weights.load(config, read)
+        return Model(config, weights, tokenizer, metadata=checkpoint.metadata)
+
+
+def default_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """The type for the matrices, from the type that most of their numbers are stored in."""
+    nbytes: dict[str, int] = {}
+    for name, info in checkpoint.tensors.items():
+        if is_matrix(name):
+            nbytes[info.type_name] = nbytes.get(info.type_name, 0) + info.nbytes
+    stored = max(nbytes, key=lambda type_name: nbytes[type_name])
+    dtype = PLAIN_TYPES.get(stored, torch.float16)
+    is_slow = device.type == "cpu" and dtype == torch.float16
+    return torch.float32 if is_slow else dtype
+
+
+def find_tokenizer(checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer:
+    """The model's tokenizer: inside the file, in a `tokenizer.json` beside it, or else World's.
+
+    Raises TokenizerError when there is none that fits the model's vocabulary.
+    """
+    tokenizer = _tokenizer_inside(checkpoint) or _tokenizer_beside(checkpoint, config)
+    if tokenizer is None:
+        if config.vocab_size not in _WORLD_ROWS:
+            raise TokenizerError(
+                f"{checkpoint.path}: has a vocabulary of {config.vocab_size} tokens, which is not "
+                f"RWKV World's; put the model's {TOKENIZER_FILE} beside it"
+            )
+        return WorldTokenizer.world()
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"{checkpoint.path}: its tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{config.vocab_size}; use the {TOKENIZER_FILE} that the model was trained with"
+        )
+    return tokenizer
+
+
+def _tokenizer_inside(checkpoint: Checkpoint) -> Tokenizer | None:
+    metadata = checkpoint.metadata
+    json_text = metadata.get(HUGGING_FACE_JSON_KEY)
+    if isinstance(json_text, str):
+        return tokenizers.HuggingFaceTokenizer(json_text)
+    if metadata.get(GGUF_MODEL_KEY) != "rwkv":
+        return None
+    tokens = metadata.get(GGUF_TOKENS_KEY)
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise TokenizerError(f"{checkpoint.path}: its {GGUF_TOKENS_KEY} is no list of tokens")
+    return WorldTokenizer.from_gguf(tokens)
+
+
+def _tokenizer_beside(checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer | None:
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        return None
+    tokenizer = tokenizers.HuggingFaceTokenizer(_read_text(path))
+    # A folder of downloads may hold World models beside the one that the file belongs to.
+    is_world = config.vocab_size in _WORLD_ROWS
+    return None if is_world and tokenizer.vocab_size not in _WORLD_ROWS else tokenizer
+
+
+def _read_text(path: Path) -> str:
+    with RandomAccessFile(path) as file:
+        if file.size > _MAX_TOKENIZER_BYTES:
+            raise CheckpointError(path, f"has {file.size} bytes, too many for a tokenizer")
+        try:
+            return file.read(0, file.size).decode()
+        except UnicodeDecodeError:
+            raise TokenizerError(f"{path}: is not UTF-8 text") from None
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device, once a tensor has been made on it."""
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    # PyTorch raises AssertionError when it was built without the device, RuntimeError for the rest.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(f"device {str(device)!r} cannot be used: {reason}") from None
+    return target
