@@ -1,0 +1,172 @@
+"""What every checkpoint reader offers, and the parts that they share."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rwkv_core.checkpoint.names import AUTHORS, HUGGING_FACE, LERPS, Naming, Source, num_dims
+from rwkv_core.errors import CheckpointError
+
+# Types of plain numbers, as TensorInfo names them. Any other type is quantized in blocks.
+PLAIN_TYPES: dict[str, torch.dtype] = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+# The metadata key of the layer norms' epsilon, in every format (it is GGUF's).
+LAYER_NORM_EPS_KEY = "rwkv7.attention.layer_norm_epsilon"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: `shape` in PyTorch's order, `nbytes` as stored."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str  # "F32", "F16", "BF16" or the name of a ggml block type, such as "Q8_0"
+    nbytes: int
+
+
+class Checkpoint(Protocol):
+    """An opened model file, its header checked against the file's size. Weights are read on demand.
+
+    Opening says nothing yet about whether the tensors make an RWKV-7 model: `read_config` does. Not
+    safe for use by several threads at once.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def format(self) -> str:
+        """ "pth", "safetensors", "gguf" or "rwkv.cpp"."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """GGUF's key/values. Other formats have at most LAYER_NORM_EPS_KEY."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Canonical names -> canonical shapes. A name that is none of RWKV-7's stays as it is."""
+
+    def read(self, name: str) -> Tensor:
+        """Reads one tensor, contiguous, into memory of its own, in its canonical shape.
+
+        F32, F16 and BF16 come as they are stored, quantized types as float32. Raises
+        CheckpointError when the file cannot be read, KeyError for a name not in `tensors`.
+        """
+
+    def close(self) -> None:
+        """Closes the file; tensors already read stay valid."""
+
+
+class TranslatedCheckpoint(ABC):
+    """A Checkpoint over the stored tensors of a file; subclasses open the file and read from it."""
+
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        naming: Naming,
+        stored: Mapping[str, TensorInfo],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        head_size: int | None = None,
+    ) -> None:
+        """`stored`: the file's own names and shapes; `head_size`: for files whose r_k is flat."""
+        self.path = path
+        self.format = format
+        self.metadata: Mapping[str, Any] = metadata or {}
+        self._sources = naming.sources(stored)
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: _canonical_info(path, name, source, stored[source.stored_name], head_size)
+            for name, source in self._sources.items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        source = self._sources[name]
+        return to_canonical(self._read_stored(source.stored_name), source, self.tensors[name].shape)
+
+    @abstractmethod
+    def _read_stored(self, stored_name: str) -> Tensor:
+        """The tensor in the stored shape, in memory of its own."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+def to_canonical(stored: Tensor, source: Source, shape: tuple[int, ...]) -> Tensor:
+    """The canonical tensor of `shape` out of the stored one, contiguous."""
+    if source.fused_row is not None:
+        return stored.reshape(len(LERPS), -1)[source.fused_row].clone()
+    if source.is_transposed:
+        stored = stored.t()
+    return stored.contiguous().reshape(shape)
+
+
+def choose_naming(stored_names: Mapping[str, TensorInfo]) -> Naming:
+    """The authors' or Hugging Face's, for the formats that come in both."""
+    outer = HUGGING_FACE.outer["emb.weight"]
+    is_hugging_face = outer in stored_names or any(
+        name.startswith(HUGGING_FACE.block_prefix) for name in stored_names
+    )
+    return HUGGING_FACE if is_hugging_face else AUTHORS
+
+
+def quoted(name: str) -> str:
+    """A name out of a file, made fit for one line of an error."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")
+
+
+def unreadable_type(path: Path, name: str, type_name: str) -> CheckpointError:
+    """For a tensor of a type that no released model has."""
+    known = ", ".join(PLAIN_TYPES)
+    return CheckpointError(
+        path, f"stores tensor {quoted(name)} as {quoted(type_name)}; convert it to one of {known}"
+    )
+
+
+def plain_size(
+    path: str | os.PathLike[str], name: str, shape: Sequence[int], type_name: str, limit: int
+) -> int:
+    """Bytes of a tensor of plain numbers; CheckpointError if they are absurd or exceed `limit`."""
+    if len(shape) > 8 or any(size < 0 for size in shape):
+        raise CheckpointError(path, f"tensor {quoted(name)} has an impossible shape")
+    nbytes = math.prod(shape) * PLAIN_TYPES[type_name].itemsize
+    if nbytes > limit:
+        raise CheckpointError(
+            path, f"tensor {quoted(name)} does not fit the file: the file is truncated or damaged"
+        )
+    return nbytes
+
+
+def _canonical_info(
+    path: Path, name: str, source: Source, stored: TensorInfo, head_size: int | None
+) -> TensorInfo:
+    """The info after `to_canonical`; a shape that does not fit stays: `read_config` refuses it."""
+    shape = stored.shape
+    squeezed = tuple(size for size in shape if size != 1)
+    nbytes = stored.nbytes
+    if source.fused_row is not None:
+        if len(shape) < 2 or shape[0] != len(LERPS):
+            raise CheckpointError(
+                path, f"tensor {quoted(stored.name)} has shape {list(shape)}, expected [6, D]"
+            )
+        shape, nbytes = (math.prod(shape[1:]),), nbytes // len(LERPS)
+    elif source.is_transposed and len(shape) == 2:
+        shape = (shape[1], shape[0])
+    elif num_dims(name) == 1 and len(squeezed) <= 1 and len(shape) > 1:
+        shape = squeezed or (1,)
+    elif name.endswith(".att.r_k") and len(shape) == 1 and head_size and shape[0] % head_size == 0:
+        shape = (shape[0] // head_size, head_size)
+    return TensorInfo(name, shape, stored.type_name, nbytes)
