@@ -41,8 +41,8 @@ class Recipe:
 
     n_layer: int = 4
     n_embd: int = 256
-    steps: int = 3_500
-    batch_tokens: int = 4_096
+    steps: int = 2_700
+    batch_tokens: int = 3_072
     seed: int = 1
     muon_lr: float = 6e-3
     adam_lr: float = 3e-3
