@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +17,7 @@ from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
 from rwkv_core.model import Model, Weights, is_matrix
-import rwkv_core.tokenizer as tokenizers  # TEMPORARY until huggingface.py is there
-from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
+from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -30,6 +31,8 @@ GGUF_TOKENS_KEY = "tokenizer.ggml.tokens"
 _WORLD_ROWS = range(65529, 65537 + 512)
 
 _MAX_TOKENIZER_BYTES = 256 << 20
+
+_Data = TypeVar("_Data")
 
 
 def load_model(
@@ -99,13 +102,13 @@ def _tokenizer_inside(checkpoint: Checkpoint) -> Tokenizer | None:
     metadata = checkpoint.metadata
     json_text = metadata.get(HUGGING_FACE_JSON_KEY)
     if isinstance(json_text, str):
-        return tokenizers.HuggingFaceTokenizer(json_text)
+        return _made(checkpoint.path, HuggingFaceTokenizer, json_text)
     if metadata.get(GGUF_MODEL_KEY) != "rwkv":
         return None
     tokens = metadata.get(GGUF_TOKENS_KEY)
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise TokenizerError(f"{checkpoint.path}: its {GGUF_TOKENS_KEY} is no list of tokens")
-    return WorldTokenizer.from_gguf(tokens)
+    return _made(checkpoint.path, WorldTokenizer.from_gguf, tokens)
 
 
 def _tokenizer_beside(checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer | None:
@@ -113,10 +116,18 @@ def _tokenizer_beside(checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer 
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
-    tokenizer = tokenizers.HuggingFaceTokenizer(_read_text(path))
+    tokenizer = _made(path, HuggingFaceTokenizer, _read_text(path))
     # A folder of downloads may hold World models beside the one that the file belongs to.
     is_world = config.vocab_size in _WORLD_ROWS
     return None if is_world and tokenizer.vocab_size not in _WORLD_ROWS else tokenizer
+
+
+def _made(path: Path, make: Callable[[_Data], Tokenizer], data: _Data) -> Tokenizer:
+    """`make(data)`, its errors with the name of the file that the data came from."""
+    try:
+        return make(data)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
 
 
 def _read_text(path: Path) -> str:

@@ -75,7 +75,7 @@ def _world(tokenizer: WorldTokenizer, num_rows: int) -> dict[str, MetadataValue]
 
 
 def _hugging_face(json_text: str, num_rows: int) -> dict[str, MetadataValue]:
-    """The whole `tokenizer.json`, and its parts under llama.cpp's keys where that knows the kind."""
+    """The whole `tokenizer.json`, and its parts under llama.cpp's keys if that knows the kind."""
     content = json.loads(json_text)
     metadata: dict[str, MetadataValue] = {HUGGING_FACE_JSON_KEY: json_text}
     model = content["model"]
