@@ -1,0 +1,72 @@
+"""The application: settings in, an ASGI app out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from rwkv_core.chat.prompt_format import load_prompt_formats
+from rwkv_core.errors import AnserError
+from server.access import CrossOrigin, HostCheck, RequestLog
+from server.context import ServerContext
+from server.demo_model import ensure_demo_model
+from server.errors import message_of, status_of
+from server.model_manager import ModelManager
+from server.routes import chat, generate, models, root
+from server.settings import Settings
+from server.store import Store
+from server.streaming import json_response
+
+# What Ollama's router says where it has no route.
+_ROUTER_WORDS = {404: "404 page not found", 405: "405 method not allowed"}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The server as an ASGI application. Raises OptionError when a file of `configs/` is wrong.
+
+    Its start-up puts the demo model into the store; its shutdown stops every generation.
+    """
+    load_prompt_formats()  # a mistake in them is better said now than in the middle of a chat
+    store = Store(settings.models)
+    manager = ModelManager(keep_alive_ns=settings.keep_alive_ns, device=settings.device)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(store.remove_leftovers)
+        await asyncio.to_thread(ensure_demo_model, store)
+        try:
+            yield
+        finally:
+            await manager.close()
+
+    app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
+    app.state.context = ServerContext(settings, store, manager)
+    for module in (root, models, generate, chat):
+        app.include_router(module.router)
+    app.add_exception_handler(AnserError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_no_route)
+    app.add_exception_handler(Exception, _answer_error)
+    # The last one added is the first one a request meets.
+    if settings.listens_on_loopback:
+        app.add_middleware(HostCheck)
+    app.add_middleware(CrossOrigin, origins=settings.allowed_origins)
+    app.add_middleware(RequestLog)
+    return app
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    return json_response({"error": message_of(error)}, status_of(error))
+
+
+async def _answer_no_route(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = _ROUTER_WORDS.get(error.status_code, str(error.detail))
+    response = json_response({"error": words}, error.status_code)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response

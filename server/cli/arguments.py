@@ -1,0 +1,198 @@
+"""The command line's grammar and its help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn, TypeAlias
+
+from server.durations import DurationError, keep_alive_ns
+
+EXIT_USAGE = 2
+
+THINK_VALUES: dict[str, bool | str] = {
+    "true": True,
+    "false": False,
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "max": "max",
+}
+
+_EPILOG = """\
+Models are kept in $OLLAMA_MODELS (~/.anser/models).
+The server's address is $OLLAMA_HOST (127.0.0.1:11434).
+`anser run rwkv7-demo` talks to the small model that comes along.
+"""
+_SERVE = """\
+Serve Ollama's API until Ctrl-C. Everything is set by environment variables:
+
+  OLLAMA_HOST        address and port (127.0.0.1:11434; port 0 takes a free one)
+  OLLAMA_MODELS      folder of the models (~/.anser/models)
+  OLLAMA_KEEP_ALIVE  how long an unused model stays in memory (5m)
+  OLLAMA_ORIGINS     origins whose web pages may call, beside this machine's
+  OLLAMA_DEBUG       1 for a log that says more
+  ANSER_DEVICE       auto, cpu, cuda or cuda:N
+"""
+_RUN = """\
+Chat with a model. With a PROMPT, or with text on standard input, answer that and leave.
+
+Talks to the server at $OLLAMA_HOST; where none answers on this machine, one is started
+on a free port and ended with the chat. Its log is ~/.anser/logs/server.log.
+"""
+_CREATE = """\
+Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models).
+
+FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
+to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, MESSAGE and
+LICENSE may follow. A server need not run; one that runs has the new model at once.
+"""
+_LIST = """\
+List the models in $OLLAMA_MODELS (~/.anser/models), the newest first; a server need not run.
+Where $OLLAMA_HOST names another machine, the server there is asked for its models instead.
+"""
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The words of a command line; `command` is the module of `server.cli` that carries it out.
+
+    Leaves with exit code 2 and one line for wrong usage, with 0 after --help and --version.
+    """
+    parser = _Parser(
+        prog="anser",
+        description="A local server that speaks Ollama's API and runs RWKV-7 language models.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", "-v", action=_ShowVersion, help="show the version and leave")
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, title="commands", parser_class=_CommandParser
+    )
+    for add in (_add_serve, _add_run, _add_create, _add_list):
+        add(commands)
+    return parser.parse_args(_spell_out_think(argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with its usage errors on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"Error: {message}; see `{self.prog} --help`\n")
+
+
+class _CommandParser(_Parser):
+    """The parser of one command: options may stand anywhere between the other words."""
+
+    _is_inside = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._is_inside:  # the call below comes back here
+            return super().parse_known_args(args, namespace)
+        self._is_inside = True
+        try:
+            parsed, unknown = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_inside = False
+        if unknown:
+            self.error(f"unknown: {' '.join(unknown)}")
+        return parsed, unknown
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[_CommandParser]"  # generic to type checkers only
+
+
+def _add(commands: _Commands, name: str, help: str, description: str) -> _CommandParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        aliases=["ls"] if name == "list" else [],
+    )
+    parser.set_defaults(command=name)
+    return parser
+
+
+def _add_serve(commands: _Commands) -> None:
+    parser = _add(commands, "serve", "start the server", _SERVE)
+    # For `anser run`: print the address alone, end when standard input does.
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_run(commands: _Commands) -> None:
+    parser = _add(commands, "run", "chat with a model, or ask it one question", _RUN)
+    parser.add_argument("model", metavar="MODEL", help="as `anser list` shows it")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", default=[], help="what to ask")
+    parser.add_argument(
+        "--think",
+        metavar="LEVEL",
+        type=_think,
+        help="think first: --think, --think=low|medium|high|max, or --think=false",
+    )
+    parser.add_argument("--hidethinking", action="store_true", help="do not show the thoughts")
+    parser.add_argument("--verbose", action="store_true", help="show timings after each reply")
+    parser.add_argument(
+        "--keepalive",
+        metavar="DURATION",
+        type=_keep_alive,
+        help="how long the model stays in memory afterwards: 5m, 1h30m, seconds, -1 for ever",
+    )
+    parser.add_argument("--nowordwrap", action="store_true", help="do not wrap lines at words")
+
+
+def _add_create(commands: _Commands) -> None:
+    parser = _add(commands, "create", "make a model from a Modelfile", _CREATE)
+    parser.add_argument("name", metavar="NAME", help="of the new model, with or without a :tag")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", default="Modelfile", help="default: ./Modelfile; - is stdin"
+    )
+
+
+def _add_list(commands: _Commands) -> None:
+    parser = _add(commands, "list", "list the models", _LIST)
+    parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="of the names")
+
+
+def _spell_out_think(argv: Sequence[str]) -> list[str]:
+    """`argv` with a bare `--think` spelled out, so that it takes no word of the prompt."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = ["--think=true" if word == "--think" else word for word in argv[:end]]
+    return [*options, *argv[end:]]
+
+
+def _think(value: str) -> bool | str:
+    if value not in THINK_VALUES:
+        known = ", ".join(THINK_VALUES)
+        raise argparse.ArgumentTypeError(f'must be one of {known}, not "{value}"')
+    return THINK_VALUES[value]
+
+
+def _keep_alive(value: str) -> int | str:
+    """Seconds as a number, a Go duration as text: what `keep_alive` takes."""
+    try:
+        return int(value)
+    except ValueError:
+        pass
+    try:
+        keep_alive_ns(value)
+    except DurationError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write 5m, 1h30m, seconds or -1") from error
+    return value
+
+
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when it is asked for: that reads files."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        try:
+            version = metadata.version("anser")
+        except metadata.PackageNotFoundError:
+            version = "(run from a checkout that is not installed)"
+        print(f"anser {version}")
+        parser.exit()

@@ -1,0 +1,40 @@
+"""Which server a command talks to: the one at OLLAMA_HOST, or one of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from server.cli.client import Client, is_loopback
+from server.cli.errors import CommandError
+from server.cli.private_server import private_server
+from server.cli.terminal import Spinner, has_colour
+from server.settings import Settings
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[Client]:
+    """A client of a server that answers.
+
+    Where none answers at a loopback address, a private one is started and ended with the block.
+    Raises CommandError when the address is elsewhere: no server of this machine can be meant then.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(settings.url))
+        if not client.is_up():
+            if not is_loopback(settings.url):
+                raise CommandError(
+                    f"no server answers at {settings.url}; "
+                    "start `anser serve` there, or unset OLLAMA_HOST"
+                )
+            client = stack.enter_context(Client(_start_private_server(stack)))
+        yield client
+
+
+def _start_private_server(stack: ExitStack) -> str:
+    note = "no server is running; starting one for this chat"
+    if not has_colour(sys.stderr):
+        print(note, file=sys.stderr)
+    with Spinner(sys.stderr, note):
+        return stack.enter_context(private_server())

@@ -1,0 +1,97 @@
+"""`anser run MODEL [PROMPT]`: one question, or a chat in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from server.cli.chat import Chat
+from server.cli.client import Client, Json
+from server.cli.commands import Commands, can_think
+from server.cli.connection import connected
+from server.cli.errors import CommandError, ServerError
+from server.cli.private_server import anser_folder
+from server.cli.terminal import Spinner
+from server.settings import Settings
+
+_INTERRUPTED = 130
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    prompt = _read_prompt(arguments.prompt)
+    is_chat = not arguments.prompt and sys.stdin.isatty() and sys.stdout.isatty()
+    with connected(Settings.from_environment()) as client:
+        chat = _begin(client, arguments)
+        if is_chat:
+            _converse(client, chat)
+        elif prompt.strip():
+            return 0 if chat.ask(client, prompt, sys.stdout, sys.stderr) else _INTERRUPTED
+        else:
+            client.load(chat.request())
+    return 0
+
+
+def _read_prompt(words: list[str]) -> str:
+    """The piped text, then the words of the command line."""
+    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    return " ".join([piped, *words] if piped else words)
+
+
+def _begin(client: Client, arguments: argparse.Namespace) -> Chat:
+    """The chat that the flags ask for. Raises CommandError for a model that cannot take part."""
+    info = _find_model(client, arguments.model)
+    if arguments.think and not can_think(info):
+        raise CommandError(f'"{arguments.model}" does not support thinking; leave --think out')
+    return Chat(
+        arguments.model,
+        think=arguments.think,
+        keep_alive=arguments.keepalive,
+        hides_thinking=arguments.hidethinking,
+        is_verbose=arguments.verbose,
+        wraps_words=not arguments.nowordwrap,
+    )
+
+
+def _find_model(client: Client, model: str) -> Json:
+    try:
+        return client.show(model)
+    except ServerError as error:
+        if error.status != 404:
+            raise
+        raise CommandError(
+            f"model '{model}' not found; `anser list` shows the models that are here, "
+            f"`anser create {model} -f Modelfile` makes one from a file"
+        ) from error
+
+
+def _converse(client: Client, chat: Chat) -> None:
+    """Read and answer until the user leaves. An error of the server ends a reply, not the chat."""
+    # Imported here: one question needs no editor, and not its tenth of a second.
+    from server.cli.line_editor import LineEditor, strip_block  # noqa: PLC0415
+
+    with Spinner(sys.stderr):
+        client.load(chat.request())
+    editor = LineEditor(anser_folder() / "history")
+    editor.keep_history(not os.environ.get("OLLAMA_NOHISTORY"))
+    commands = Commands(chat, client, editor)
+    while True:
+        try:
+            line = editor.read()
+        except KeyboardInterrupt:
+            print("Use Ctrl + d or /bye to exit.")
+            continue
+        except EOFError:
+            return
+        try:
+            text = strip_block(line)
+            if line.strip().startswith("/"):
+                if not commands.run(text.strip()):
+                    return
+            elif text.strip():
+                chat.ask(client, text, sys.stdout, sys.stderr)
+                print()
+        except KeyboardInterrupt:  # of a command; one of a reply ends there
+            print()
+        except CommandError as error:
+            print(f"error: {error}")

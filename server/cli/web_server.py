@@ -1,0 +1,99 @@
+"""Runs the application under uvicorn, and ends it soon after a signal, whatever it is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+from dataclasses import replace
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.app import create_app
+from server.logs import configure_logging
+from server.settings import Settings
+
+# How long replies in flight get to send their last line.
+_GRACE_S = 1
+# A step of the engine cannot be interrupted, and reading a long prompt into a big model takes one
+# longer than a user waits. Nothing is lost by not waiting for it.
+_LAST_S = 2.0
+_KEEP_CONNECTION_S = 120
+
+
+def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> bool:
+    """Serve on `listener` until a signal, as a child also until standard input ends.
+
+    Returns whether it served at all; why it did not is in the log then.
+    """
+    configure_logging(is_debug=settings.is_debug)
+    server = _Server(create_app(settings), _announcement(settings, is_child))
+    if is_child:
+        threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
+    server.run(sockets=[listener])
+    return server.started
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying one line when it listens, and stopping generations before it stops itself."""
+
+    def __init__(self, app: FastAPI, announcement: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,  # the application logs its requests itself
+                timeout_keep_alive=_KEEP_CONNECTION_S,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        self._app = app
+        self._announcement = announcement
+
+    def stop(self) -> None:
+        """Thread-safe; also called by signals."""
+        self.should_exit = True
+        watchdog = threading.Timer(_GRACE_S + _LAST_S, os._exit, (0,))
+        watchdog.daemon = True
+        watchdog.start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._announcement, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # What is cut off now is cut off on purpose: no complaints in the log.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        # uvicorn waits for open connections first, and those wait for their generations.
+        closing = asyncio.create_task(self._app.state.context.manager.close())
+        await super().shutdown(sockets)
+        await closing
+
+
+def _announcement(settings: Settings, is_child: bool) -> str:
+    url = replace(settings, scheme="http", path="").url
+    if is_child:
+        return url
+    body = '{"model": "rwkv7-demo", "prompt": "Hello!"}'
+    return (
+        f"Anser listens on {url} with the models in {settings.models}. "
+        f"Try: curl {url}/api/generate -d '{body}'"
+    )
+
+
+def _stop_with_stdin(server: _Server) -> None:
+    # Not sys.stdin: a thread that waits inside its lock would disturb the interpreter's end.
+    descriptor = sys.stdin.fileno()
+    while os.read(descriptor, 1024):
+        pass
+    server.stop()

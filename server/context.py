@@ -1,0 +1,61 @@
+"""What every route works with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, model_not_found
+from server.go_decode import GoModel, decode
+from server.go_json import parse_body
+from server.model_manager import ModelManager
+from server.names import ModelName
+from server.settings import Settings
+from server.store import Store
+from server.stored_model import ForeignModelError, StoredModel, open_model
+
+log = logging.getLogger(__name__)
+
+_Model = TypeVar("_Model", bound=GoModel)
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """The parts of a running server."""
+
+    settings: Settings
+    store: Store
+    manager: ModelManager
+
+    async def find_model(self, name: str) -> StoredModel:
+        """The stored model that a client calls `name`.
+
+        Raises InvalidNameError, ApiError 404 for a model that is not there, 400 for one that is no
+        RWKV-7, and DamagedModelError.
+        """
+        parsed = ModelName.parse(name)
+        try:
+            model = await asyncio.to_thread(open_model, self.store, parsed)
+        except ForeignModelError as error:
+            raise ApiError(400, str(error)) from error
+        if model is None:
+            raise model_not_found(name)
+        return model
+
+
+def context_of(request: Request) -> ServerContext:
+    return cast(ServerContext, request.app.state.context)
+
+
+async def read_request(request: Request, kind: type[_Model]) -> _Model:
+    """The body of a request. Raises ApiError (400) in the words of Ollama's parser."""
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
+    return decode(kind, parse_body(body))

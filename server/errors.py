@@ -1,0 +1,47 @@
+"""Errors on the wire: every one is `{"error": "text"}` with a status, mapped here once."""
+
+from __future__ import annotations
+
+import logging
+
+from rwkv_core.errors import AnserError, EngineStoppedError, OptionError
+from server.names import InvalidNameError
+
+log = logging.getLogger(__name__)
+
+# An answer to a client that has gone, as nginx and Ollama number it; only the log ever shows it.
+CLIENT_CLOSED_REQUEST = 499
+
+
+class ApiError(AnserError):
+    """A request that is answered with `status` and `{"error": message}`."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def model_not_found(name: str) -> ApiError:
+    return ApiError(404, f"model '{name}' not found")
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status that `error` is answered with while nothing has been sent."""
+    if isinstance(error, ApiError):
+        return error.status
+    if isinstance(error, OptionError | InvalidNameError):
+        return 400
+    if isinstance(error, EngineStoppedError):
+        return 503
+    return 500
+
+
+def message_of(error: BaseException) -> str:
+    """The one line that the client reads.
+
+    What is no error of ours is logged, and named without its details.
+    """
+    if isinstance(error, AnserError):
+        return str(error)
+    log.error("unexpected error", exc_info=error)
+    return f"internal error: {type(error).__name__}; see the server's log"

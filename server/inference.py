@@ -1,0 +1,56 @@
+"""The checks and steps that `/api/generate` and `/api/chat` share, in Ollama's order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from rwkv_core.chat.messages import Think
+from server.errors import ApiError
+from server.generation import Piece, join
+from server.go_text import go_quote
+from server.schemas import InferenceRequest
+from server.stored_model import StoredModel
+
+_MAX_TOP_LOGPROBS = 20
+
+
+def check_top_logprobs(asked: InferenceRequest) -> None:
+    if not 0 <= asked.top_logprobs <= _MAX_TOP_LOGPROBS:
+        raise ApiError(400, f"top_logprobs must be between 0 and {_MAX_TOP_LOGPROBS}")
+
+
+def check_thinking(model: StoredModel, asked: InferenceRequest) -> None:
+    wants_thinking = asked.think not in (None, Think.OFF)
+    if wants_thinking and not model.prompt_format.can_think:
+        raise ApiError(400, f"{go_quote(asked.model)} does not support thinking")
+
+
+def check_able(model: StoredModel, **wanted: bool) -> None:
+    """Raises ApiError (400) for what is wanted but not among the model's capabilities."""
+    missing = [
+        name for name, is_wanted in wanted.items() if is_wanted and name not in model.capabilities
+    ]
+    if missing:
+        # Ollama names the model in full here, and puts each capability on a line of its own.
+        raise ApiError(400, f"{model.name} does not support " + "\n".join(missing))
+
+
+def check_implemented(**fields: object) -> None:
+    """Refuses what Ollama can do and Anser cannot yet, rather than ignore it without a word."""
+    for name, value in fields.items():
+        if value:
+            raise ApiError(400, f"{name} is not supported yet")
+
+
+async def as_asked(pieces: AsyncGenerator[Piece], *, stream: bool) -> AsyncGenerator[Piece]:
+    """The pieces as they come, or joined into one at the end."""
+    collected: list[Piece] = []
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if stream:
+                yield piece
+            else:
+                collected.append(piece)
+    if collected:
+        yield join(collected)

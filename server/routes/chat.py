@@ -1,0 +1,75 @@
+"""`/api/chat`: the next turn of a conversation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.context import ServerContext, context_of, read_request
+from server.errors import ApiError
+from server.generation import Timing, reply
+from server.inference import (
+    as_asked,
+    check_able,
+    check_implemented,
+    check_thinking,
+    check_top_logprobs,
+)
+from server.options import Options, read_options
+from server.prompts import Prompt, chat_prompt
+from server.schemas import ChatRequest
+from server.stored_model import StoredModel
+from server.streaming import ReplyResponse, json_response
+from server.wire import Json, chat_debug, chat_done, chat_json
+
+router = APIRouter()
+
+
+@router.post("/api/chat")
+async def chat(request: Request) -> Response:
+    start_ns = time.monotonic_ns()
+    asked = await read_request(request, ChatRequest)
+    context = context_of(request)
+    check_top_logprobs(asked)
+    if not asked.model.strip():
+        raise ApiError(400, "model is required")
+    model = await context.find_model(asked.model)
+    if not asked.messages and asked.keep_alive == 0:
+        context.manager.unload(model)
+        return json_response(chat_done(asked.model, "unload"))
+    check_thinking(model, asked)
+    has_images = any(message.images for message in asked.messages)
+    check_able(model, tools=bool(asked.tools), vision=has_images)
+    check_implemented(format=asked.format, logprobs=asked.logprobs)
+    options = read_options(model.parameters, asked.options)
+    prompt = chat_prompt(model, asked) if asked.messages else None
+    is_stream = asked.stream and prompt is not None and not asked.debug_render_only
+    return ReplyResponse(
+        _answers(context, model, asked, prompt, options, start_ns), stream=is_stream
+    )
+
+
+async def _answers(
+    context: ServerContext,
+    model: StoredModel,
+    asked: ChatRequest,
+    prompt: Prompt | None,
+    options: Options,
+    start_ns: int,
+) -> AsyncGenerator[Json]:
+    async with context.manager.use(model, asked.keep_alive) as loaded:
+        timing = Timing(start_ns, time.monotonic_ns())
+        if prompt is None:
+            yield chat_done(asked.model, "load")
+            return
+        if asked.debug_render_only:
+            yield chat_debug(asked.model, prompt.text)
+            return
+        pieces = reply(model, loaded, prompt, options, timing)
+        async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
+            async for piece in answers:
+                yield chat_json(asked.model, piece)

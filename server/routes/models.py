@@ -1,0 +1,40 @@
+"""`/api/tags`, `/api/show`, `/api/ps`: which models there are, what they are, which are loaded."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.context import context_of, read_request
+from server.errors import ApiError
+from server.schemas import ShowRequest
+from server.show import show_json
+from server.stored_model import list_models
+from server.streaming import json_response
+from server.wire import listed_model, running_model
+
+router = APIRouter()
+
+
+@router.api_route("/api/tags", methods=["GET", "HEAD"])
+async def tags(request: Request) -> Response:
+    models = await asyncio.to_thread(list_models, context_of(request).store)
+    return json_response({"models": [listed_model(model) for model in models]})
+
+
+@router.post("/api/show")
+async def show(request: Request) -> Response:
+    asked = await read_request(request, ShowRequest)
+    name = asked.model or asked.name
+    if not name:
+        raise ApiError(400, "model is required")
+    model = await context_of(request).find_model(name)
+    return json_response(await asyncio.to_thread(show_json, model, asked))
+
+
+@router.get("/api/ps")
+async def running(request: Request) -> Response:
+    loaded = context_of(request).manager.loaded()
+    return json_response({"models": [running_model(each) for each in loaded]})

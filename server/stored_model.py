@@ -1,0 +1,250 @@
+"""A model out of the store: its manifest, what its layers say, and what its file is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rwkv_core.chat.messages import Message
+from rwkv_core.chat.prompt_format import PromptFormat, choose_prompt_format
+from rwkv_core.errors import AnserError, CheckpointError
+from server.gguf_facts import ARCHITECTURE, GGUFFacts, read_facts
+from server.manifests import (
+    CONFIG_TYPE,
+    LICENSE_TYPE,
+    MESSAGES_TYPE,
+    MODEL_TYPE,
+    PARAMS_TYPE,
+    SYSTEM_TYPE,
+    TEMPLATE_TYPE,
+    DamagedModelError,
+    Manifest,
+)
+from server.names import ModelName
+from server.store import Blob, Store
+
+# Texts and parameters are small; a larger blob under their media types is damage.
+_MAX_TEXT_BYTES = 16 << 20
+
+
+class ForeignModelError(AnserError):
+    """A stored model that is no RWKV-7 GGUF."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A runnable model. `name` is written as it is stored."""
+
+    name: ModelName
+    manifest: Manifest
+    path: Path
+    facts: GGUFFacts
+    prompt_format: PromptFormat
+    config: Mapping[str, Any]
+    system: str
+    template: str
+    parameters: Mapping[str, Any]
+    messages: tuple[Message, ...]
+    licenses: tuple[str, ...]
+
+    @property
+    def capabilities(self) -> list[str]:
+        """In Ollama's words; what a model can do follows from its prompt format."""
+        able = {"tools": self.prompt_format.can_use_tools, "thinking": self.prompt_format.can_think}
+        return ["completion", *(name for name, is_able in able.items() if is_able)]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        layer = self.manifest.layer(MODEL_TYPE)
+        return {
+            "parent_model": layer.source if layer else "",
+            "format": "gguf",
+            "family": ARCHITECTURE,
+            "families": [ARCHITECTURE],
+            "parameter_size": self.config.get("model_type") or self.facts.parameter_size,
+            "quantization_level": self.quantization,
+        }
+
+    @property
+    def quantization(self) -> str:
+        known = self.config.get("file_type")
+        return known if known and known != "unknown" else self.facts.quantization
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a model is made of besides its file. Empty parts get no layer."""
+
+    system: str = ""
+    template: str = ""
+    parameters: Mapping[str, Any] | None = None
+    messages: tuple[Mapping[str, str], ...] = ()
+    licenses: tuple[str, ...] = ()
+
+
+def open_model(store: Store, name: ModelName) -> StoredModel | None:
+    """The model stored under `name` in any case; None if there is none.
+
+    Raises ForeignModelError if it is no RWKV-7 model, DamagedModelError if it cannot be read.
+    """
+    canonical = store.canonical_name(name)
+    if canonical is None:
+        return None
+    try:
+        manifest = store.read_manifest(canonical)
+        return _read_model(store, canonical, manifest) if manifest else None
+    except DamagedModelError as error:
+        raise DamagedModelError(
+            f"{canonical.shortest}: {error}; create or pull it again"
+        ) from error
+    except OSError as error:
+        raise DamagedModelError(f"{canonical.shortest}: {error.strerror}") from error
+
+
+def list_models(store: Store) -> list[StoredModel]:
+    """Every runnable model, newest first.
+
+    Damaged ones are skipped with a warning, foreign ones silently.
+    """
+    models = []
+    for name in store.names():
+        try:
+            model = open_model(store, name)
+        except ForeignModelError:
+            continue
+        except DamagedModelError as error:
+            store.warn_once(store.manifest_path(name), str(error))
+            continue
+        if model:
+            models.append(model)
+    return sorted(models, key=lambda model: model.manifest.modified_ns, reverse=True)
+
+
+def write_model(
+    store: Store,
+    name: ModelName,
+    model: Blob,
+    parts: ModelParts,
+    *,
+    source: str = "",
+    note: str = "",
+) -> Manifest:
+    """Registers the GGUF `model` with its parts; `note` is kept in the config blob under "anser".
+
+    Raises StoreError when the store cannot be written, CheckpointError when the blob is no GGUF
+    file.
+    """
+    facts = read_facts(store.blob_path(model.digest))
+    layers = [model.as_layer(MODEL_TYPE, source)]
+
+    def add(media_type: str, content: str) -> None:
+        layers.append(store.add_blob(content.encode()).as_layer(media_type))
+
+    if parts.template:
+        add(TEMPLATE_TYPE, parts.template)
+    if parts.system:
+        add(SYSTEM_TYPE, parts.system)
+    if parts.parameters:
+        add(PARAMS_TYPE, json.dumps(dict(parts.parameters), ensure_ascii=False))
+    if parts.messages:
+        add(MESSAGES_TYPE, json.dumps([dict(each) for each in parts.messages], ensure_ascii=False))
+    for text in parts.licenses:
+        add(LICENSE_TYPE, text)
+    config = {
+        "model_format": "gguf",
+        "model_family": facts.architecture,
+        "model_families": [facts.architecture],
+        "model_type": facts.parameter_size,
+        "file_type": facts.quantization,
+        # An image registry asks for a platform; Ollama writes this one for every model.
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+    } | ({"anser": note} if note else {})
+    blob = store.add_blob(json.dumps(config).encode())
+    return store.write_manifest(name, blob.as_layer(CONFIG_TYPE), tuple(layers))
+
+
+def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredModel:
+    config = _read_json(store, manifest.config.digest, dict)
+    family = config.get("model_family")
+    if family and family != ARCHITECTURE:
+        raise ForeignModelError(_foreign(name, str(family)))
+    layer = manifest.layer(MODEL_TYPE)
+    if layer is None:
+        raise ForeignModelError(
+            f"{name.shortest} has no GGUF file; Anser runs RWKV-7 models in GGUF files"
+        )
+    path = store.blob_path(layer.digest)
+    if not path.is_file():
+        raise DamagedModelError(f"its file {path.name} is missing")
+    try:
+        facts = read_facts(path)
+    except CheckpointError as error:
+        if family:
+            raise DamagedModelError(f"its file {error.problem}") from error
+        raise ForeignModelError(f"{name.shortest} {error.problem}") from error
+    if facts.architecture != ARCHITECTURE:
+        raise ForeignModelError(_foreign(name, facts.architecture))
+
+    def texts(media_type: str) -> list[str]:
+        return [_read_text(store, each.digest) for each in manifest.all(media_type)]
+
+    params = manifest.layer(PARAMS_TYPE)
+    messages = manifest.layer(MESSAGES_TYPE)
+    return StoredModel(
+        name=name,
+        manifest=manifest,
+        path=path,
+        facts=facts,
+        prompt_format=choose_prompt_format(name.shortest, facts.name),
+        config=config,
+        system="".join(texts(SYSTEM_TYPE)[-1:]),
+        template="".join(texts(TEMPLATE_TYPE)[-1:]),
+        parameters=_read_json(store, params.digest, dict) if params else {},
+        messages=_read_messages(_read_json(store, messages.digest, list)) if messages else (),
+        licenses=tuple(texts(LICENSE_TYPE)),
+    )
+
+
+def _foreign(name: ModelName, family: str) -> str:
+    return (
+        f'{name.shortest} is no RWKV-7 model (its family is "{family}"); Anser runs RWKV-7 models'
+    )
+
+
+def _read_text(store: Store, digest: str) -> str:
+    path = store.blob_path(digest)
+    if not path.is_file():
+        raise DamagedModelError(f"its blob {path.name} is missing")
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        raise DamagedModelError(f"its blob {path.name} is too large for a text")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedModelError(f"its blob {path.name} is no UTF-8 text") from error
+
+
+def _read_json(store: Store, digest: str, kind: type[Any]) -> Any:
+    try:
+        value = json.loads(_read_text(store, digest))
+    except (ValueError, RecursionError) as error:
+        raise DamagedModelError(f"its blob {digest} is not JSON") from error
+    if not isinstance(value, kind):
+        raise DamagedModelError(f"its blob {digest} is not a JSON {kind.__name__}")
+    return value
+
+
+def _read_messages(values: list[Any]) -> tuple[Message, ...]:
+    messages = []
+    for value in values:
+        role, content = (
+            (value.get("role"), value.get("content")) if isinstance(value, dict) else (0, 0)
+        )
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise DamagedModelError("its messages are not a list of roles and contents")
+        messages.append(Message(role=role, content=content))
+    return tuple(messages)

@@ -1,0 +1,126 @@
+"""Answers as they stand on the wire: fields in Ollama's order, left out where Ollama does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.generation import Final, Piece
+from server.go_text import now_rfc3339, rfc3339
+from server.model_manager import LoadedModel
+from server.stored_model import StoredModel
+from server.tool_calls import tool_call_json
+
+Json = dict[str, Any]
+
+
+def generate_json(model: str, piece: Piece, *, with_context: bool) -> Json:
+    """A chunk, or the whole answer, of `/api/generate`."""
+    answer: Json = {"model": model, "created_at": now_rfc3339(), "response": piece.content}
+    if piece.thinking:
+        answer["thinking"] = piece.thinking
+    context = list(piece.final.context) if piece.final and with_context else []
+    return answer | _ending(piece.final, {"context": context} if context else {})
+
+
+def chat_json(model: str, piece: Piece) -> Json:
+    """A chunk, or the whole answer, of `/api/chat`."""
+    message: Json = {"role": "assistant", "content": piece.content}
+    if piece.thinking:
+        message["thinking"] = piece.thinking
+    if piece.tool_calls:
+        message["tool_calls"] = [tool_call_json(i, call) for i, call in enumerate(piece.tool_calls)]
+    answer: Json = {"model": model, "created_at": now_rfc3339(), "message": message}
+    return answer | _ending(piece.final, {})
+
+
+def generate_done(model: str, reason: str) -> Json:
+    """The answer to a request that only loads or unloads."""
+    return {
+        "model": model,
+        "created_at": now_rfc3339(),
+        "response": "",
+        "done": True,
+        "done_reason": reason,
+    }
+
+
+def chat_done(model: str, reason: str) -> Json:
+    return {
+        "model": model,
+        "created_at": now_rfc3339(),
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": reason,
+    }
+
+
+def generate_debug(model: str, prompt: str) -> Json:
+    """The answer to `_debug_render_only`."""
+    return {
+        "model": model,
+        "created_at": now_rfc3339(),
+        "response": "",
+        "done": False,
+        "_debug_info": {"rendered_template": prompt},
+    }
+
+
+def chat_debug(model: str, prompt: str) -> Json:
+    return {
+        "model": model,
+        "created_at": now_rfc3339(),
+        "message": {"role": "", "content": ""},
+        "done": False,
+        "_debug_info": {"rendered_template": prompt},
+    }
+
+
+def listed_model(model: StoredModel) -> Json:
+    """An entry of `/api/tags`."""
+    lengths = {
+        "context_length": model.facts.context_length,
+        "embedding_length": model.facts.embedding_length,
+    }
+    return {
+        "name": model.name.shortest,
+        "model": model.name.shortest,
+        "modified_at": rfc3339(model.manifest.modified_ns),
+        "size": model.manifest.size,
+        "digest": model.manifest.digest,
+        "details": model.details | _without_zeros(lengths),
+        "capabilities": model.capabilities,
+    }
+
+
+def running_model(loaded: LoadedModel) -> Json:
+    """An entry of `/api/ps`."""
+    model = loaded.stored
+    return {
+        "name": model.name.shortest,
+        "model": model.name.shortest,
+        "size": loaded.num_bytes,
+        "digest": model.manifest.digest,
+        "details": model.details,
+        "expires_at": rfc3339(loaded.expires_at_ns),
+        "size_vram": loaded.num_bytes if loaded.model.device.type != "cpu" else 0,
+        "context_length": model.facts.context_length,
+    }
+
+
+def _ending(final: Final | None, context: Json) -> Json:
+    if final is None:
+        return {"done": False}
+    metrics = {
+        "total_duration": final.total_ns,
+        "load_duration": final.load_ns,
+        "prompt_eval_count": final.stats.num_prompt_tokens,
+        "prompt_eval_duration": final.stats.prefill_ns,
+        "eval_count": final.stats.num_generated_tokens,
+        "eval_duration": final.stats.decode_ns,
+    }
+    return {"done": True, "done_reason": final.reason} | context | _without_zeros(metrics)
+
+
+def _without_zeros(values: Mapping[str, int]) -> Json:
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,171 @@
+"""The words of Go's JSON decoder, as encoding/json of Go 1.26 has them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import ApiError
+from server.go_decode import decode
+from server.go_json import parse_body
+from server.schemas import ChatRequest, GenerateRequest
+
+_json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "missing request body"),
+        (b" \n", "missing request body"),
+        (b"{", "unexpected EOF"),
+        (b'{"model"', "unexpected EOF"),
+        (b'{"model": "x', "unexpected EOF"),
+        (b'{"model": tru', "unexpected EOF"),
+        (b"hello", "invalid character 'h' looking for beginning of value"),
+        (b"{model: 1}", "invalid character 'm' looking for beginning of object key string"),
+        (b"{'a': 1}", "invalid character '\\'' looking for beginning of object key string"),
+        (b'{"a" 1}', "invalid character '1' after object key"),
+        (b'{"a": 1 "b"}', "invalid character '\"' after object key:value pair"),
+        (b'{"a": 1,}', "invalid character '}' looking for beginning of object key string"),
+        (b"[1 2]", "invalid character '2' after array element"),
+        (b'{"a": [1, ]}', "invalid character ']' looking for beginning of value"),
+        (b'{"a": trux}', "invalid character 'x' in literal true (expecting 'e')"),
+        (b'{"a": nil}', "invalid character 'i' in literal null (expecting 'u')"),
+        (b'{"a": -x}', "invalid character 'x' in numeric literal"),
+        (b'{"a": 1.}', "invalid character '}' after decimal point in numeric literal"),
+        (b'{"a": 1e}', "invalid character '}' in exponent of numeric literal"),
+        (b'{"a": 01}', "invalid character '1' after object key:value pair"),
+        (b'{"a": NaN}', "invalid character 'N' looking for beginning of value"),
+        (b'{"a": -Infinity}', "invalid character 'I' in numeric literal"),
+        (b'{"a": "\n"}', "invalid character '\\n' in string literal"),
+        (b'{"a": "\\x"}', "invalid character 'x' in string escape code"),
+        (b'{"a": "\\u12g4"}', "invalid character 'g' in \\u hexadecimal character escape"),
+        (b"\xef\xbb\xbf{}", "invalid character '\u00ef' looking for beginning of value"),
+        (b"[" * 100_000, "invalid character '[' exceeded max depth"),
+    ],
+)
+def test_syntax_errors(body: bytes, words: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_body(body)
+    assert (caught.value.status, str(caught.value)) == (400, words)
+
+
+@settings(deadline=None, max_examples=50)
+@given(_json_values)
+def test_json_is_read_as_it_is_meant(value: Any) -> None:
+    assert parse_body(json.dumps(value).encode()) == value
+    assert parse_body(json.dumps(value, ensure_ascii=False).encode() + b" }]") == value
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=30))
+def test_any_bytes_give_a_value_or_words(body: bytes) -> None:
+    try:
+        parse_body(body)
+    except ApiError as error:
+        assert error.status == 400
+        assert "\n" not in str(error)
+
+
+def test_text_is_always_encodable() -> None:
+    assert parse_body(b'"\\ud83d\\ude00 \\ud83d \xff"') == "\U0001f600 \ufffd \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"messages": "hi"}, "string into Go struct field ChatRequest.messages of type []api.Message"),
+        ({"messages": ["hi"]}, "string into Go struct field ChatRequest.messages of type api.Alias"),
+        (
+            {"messages": [{"content": ["x"]}]},
+            "array into Go struct field ChatRequest.messages.content of type string",
+        ),
+        (
+            {"messages": [{"tool_calls": [{"function": {"arguments": "{}"}}]}]},
+            "string into Go struct field ChatRequest.messages.tool_calls.function.arguments "
+            "of type api.ToolCallFunctionArguments",
+        ),
+        ({"model": 5}, "number into Go struct field ChatRequest.model of type string"),
+        ({"stream": "no"}, "string into Go struct field ChatRequest.stream of type bool"),
+        ({"tools": {}}, "object into Go struct field ChatRequest.tools of type api.Tools"),
+        ({"tools": [{"function": 1}]}, "number into Go struct field Tool.tools.function of type api.ToolFunction"),
+        (
+            {"options": [1]},
+            "array into Go struct field ChatRequest.options of type map[string]interface {}",
+        ),
+        (
+            {"top_logprobs": 1.5},
+            "number 1.5 into Go struct field ChatRequest.top_logprobs of type int",
+        ),
+        ({"stream": "x", "model": 5}, "string into Go struct field ChatRequest.stream of type bool"),
+        ({"model": 5, "stream": "x"}, "number into Go struct field ChatRequest.model of type string"),
+        ([], "array into Go value of type api.ChatRequest"),
+    ],
+)  # fmt: skip
+def test_wrong_types_in_a_chat(data: Any, words: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(ChatRequest, data)
+    assert str(caught.value) == f"json: cannot unmarshal {words}"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"context": ["a"]}, "string into Go struct field GenerateRequest.context of type int"),
+        ({"context": 5}, "number into Go struct field GenerateRequest.context of type []int"),
+        ({"images": "x"}, "string into Go struct field GenerateRequest.images of type []api.ImageData"),
+        ({"_debug_render_only": 1}, "number into Go struct field GenerateRequest._debug_render_only of type bool"),
+    ],
+)  # fmt: skip
+def test_wrong_types_in_a_generation(data: Any, words: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(GenerateRequest, data)
+    assert str(caught.value) == f"json: cannot unmarshal {words}"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            {"model": 5, "think": "maybe"},  # stops Go at once, the wrong type before it does not
+            'invalid think value: "maybe" (must be "high", "medium", "low", "max", true, or false)',
+        ),
+        (
+            {"think": 1},
+            'think must be a boolean or string ("high", "medium", "low", "max", true, or false)',
+        ),
+        ({"keep_alive": "5"}, 'time: missing unit in duration "5"'),
+        ({"keep_alive": "5x"}, 'time: unknown unit "x" in duration "5x"'),
+        ({"keep_alive": ""}, 'time: invalid duration ""'),
+        ({"keep_alive": True}, "Unsupported type: 'bool'"),
+        ({"keep_alive": [1]}, "Unsupported type: '[]interface {}'"),
+        ({"images": ["@"]}, "illegal base64 data at input byte 0"),
+    ],
+)
+def test_types_with_words_of_their_own(data: Any, words: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(GenerateRequest, data)
+    assert str(caught.value) == words
+
+
+def test_keys_in_any_case_null_and_unknown_fields() -> None:
+    request = decode(
+        ChatRequest, {"MODEL": "x", "stream": None, "keep_alive": None, "no_such": [1]}
+    )
+    assert (request.model, request.stream, request.keep_alive) == ("x", True, None)
+    assert decode(ChatRequest, None).model == ""

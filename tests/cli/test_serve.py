@@ -1,0 +1,129 @@
+"""`anser serve`: its start line, its end, what keeps it from starting; `anser` by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.tools.anser_command import PATIENCE_S, Anser
+
+
+def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """The error of a command that said nothing else."""
+    assert result.returncode == code
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_the_start_line_holds_a_curl_that_works(anser: Anser) -> None:
+    process = Anser(anser.home, anser.models, "127.0.0.1:0").start("serve")
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert str(anser.models) in line
+        match = re.search(r"curl (\S+) -d '(.*)'$", line)
+        assert match is not None
+        body = json.loads(match[2])
+        url = match[1].removesuffix("/api/generate")
+        assert httpx.post(match[1], json={**body, "model": "none"}).status_code == 404
+        assert httpx.get(url).text == "Ollama is running"
+    finally:
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert stdout == ""
+    assert process.returncode == 0
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_the_middle_of_a_reply(anser: Anser, number: signal.Signals) -> None:
+    process = Anser(anser.home, anser.models, "127.0.0.1:0").start("serve")
+    assert process.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+    assert found is not None
+    body = {"model": "rwkv7-g1-endless", "prompt": "Hello"}
+    with httpx.stream("POST", f"{found[0]}/api/generate", json=body, timeout=PATIENCE_S) as reply:
+        lines = reply.iter_lines()
+        assert "error" not in json.loads(next(lines))
+        process.send_signal(number)
+        start = time.monotonic()
+        rest = list(lines)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert time.monotonic() - start < 5
+    assert process.returncode == 0
+    assert json.loads(rest[-1])["error"]
+    assert "Traceback" not in stderr
+
+
+def test_a_port_in_use(anser: Anser) -> None:
+    problem = one_line(anser.run("serve"), 1)
+    assert f"cannot listen on {anser.host} (Address already in use)" in problem
+    assert "OLLAMA_HOST" in problem
+
+
+@pytest.mark.parametrize("host", ["a..b:1", "192.0.2.1:1", "127.0.0.1:99999"])
+def test_an_address_that_cannot_be(tmp_path: Path, host: str) -> None:
+    assert "OLLAMA_HOST" in one_line(Anser(tmp_path, tmp_path / "models", host).run("serve"), 1)
+
+
+def test_a_models_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    problem = one_line(Anser(tmp_path, tmp_path / "file" / "models").run("serve"), 1)
+    assert f"{tmp_path / 'file' / 'models'}: cannot keep models there" in problem
+    assert "OLLAMA_MODELS" in problem
+
+
+@pytest.mark.parametrize(
+    "words", [("serve", "--port", "1"), ("serve", "now"), ("dance",), (), ("create",), ("--loud",)]
+)
+def test_wrong_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
+    problem = one_line(Anser(tmp_path, tmp_path / "models").run(*words), 2)
+    assert "--help`" in problem
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    anser = Anser(tmp_path, tmp_path / "models")
+    usage = anser.run("--help")
+    assert usage.returncode == 0
+    for command in ("serve", "run", "create", "list"):
+        assert re.search(rf"^ +{command}\b", usage.stdout, re.MULTILINE)
+        assert f"anser {command}" in anser.run(command, "--help").stdout
+    assert re.fullmatch(r"anser \S.*\n", anser.run("--version").stdout)
+
+
+def test_what_needs_no_model_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys\n"
+        "import server.cli.run, server.cli.line_editor, server.cli.list\n"
+        "print([name for name in ('torch', 'fastapi', 'uvicorn') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_closed_pipe_is_no_traceback(anser: Anser) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "server.cli", "list"]
+    done = subprocess.run(
+        command,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=anser.environment,
+        check=False,
+    )
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 1
