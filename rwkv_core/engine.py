@@ -1,7 +1,8 @@
 """Generation: one thread runs the model for all requests, one after the other, in order of arrival.
 
-Rules for threads: `submit`, `cancel` and `close` may be called from any; a sink is called from the engine's
-thread, and once from the caller of `cancel` or `close` when the request was still waiting. It must not block.
+Rules for threads: `submit`, `cancel` and `close` may be called from any; a sink is called from the
+engine's thread, and once from the caller of `cancel` or `close` when the request was still waiting.
+It must not block.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _STOPPED = "the model was unloaded before the reply was finished; send the reque
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate after a prompt. `max_new_tokens` None: until the model or a stop string ends it."""
+    """What to generate after a prompt; without a limit when `max_new_tokens` is None."""
 
     prompt_token_ids: tuple[int, ...]
-    sampling: SamplingOptions = SamplingOptions()
-    max_new_tokens: int | None = None
-    stops: tuple[str, ...] = ()
+    sampling: SamplingOptions
+    max_new_tokens: int | None
+    stops: tuple[str, ...]
 
 
 class FinishReason(Enum):
@@ -51,7 +52,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True)
 class GenerationStats:
-    """`num_generated_tokens` counts every sampled token: the end of text and those of a stop too."""
+    """`num_generated_tokens` counts every sampled token, those of a stop too."""
 
     num_prompt_tokens: int = 0  # that were read
     num_generated_tokens: int = 0
@@ -69,7 +70,7 @@ class TextEvent:
 
 @dataclass(frozen=True)
 class FinishedEvent:
-    """The last event. `token_ids` are all that were sampled, also those whose text was part of a stop."""
+    """The last event. `token_ids` are all that were sampled, also those of a stop."""
 
     reason: FinishReason
     stats: GenerationStats
@@ -88,7 +89,7 @@ Sink: TypeAlias = Callable[[Event], None]
 
 
 class Generation:
-    """A request that an engine has taken. Its sink gets text, then one FinishedEvent or FailedEvent."""
+    """A request that an engine has taken. Its sink gets text, and a last event that says why."""
 
     def __init__(self, engine: Engine, request: GenerationRequest, sink: Sink) -> None:
         self.request = request
@@ -101,16 +102,16 @@ class Generation:
         return self._is_cancelled
 
     def cancel(self) -> None:
-        """Ends the request within one token or chunk of its prompt, at once while it waits; never blocks.
+        """Ends the request within one token, or one chunk of its prompt; at once if it waits.
 
-        No effect on a finished one.
+        Never blocks for long. No effect on a finished one.
         """
         self._is_cancelled = True
         if self._engine.withdraw(self):
             self.deliver(FinishedEvent(FinishReason.CANCELLED, GenerationStats()))
 
     def deliver(self, event: Event) -> None:
-        """Hands an event to the sink. If that fails nobody listens, and the request is cancelled."""
+        """Hands an event to the sink. If that fails nobody listens: cancels the request."""
         if self._sink is None:
             return
         try:
@@ -120,7 +121,7 @@ class Generation:
             self._sink, self._is_cancelled = None, True
 
 
-class _Cancelled(Exception):  # noqa: N818  (no error: it ends a run)
+class _Cancelled(Exception):
     """The request was cancelled."""
 
 
@@ -144,7 +145,8 @@ class Engine:
     def submit(self, request: GenerationRequest, sink: Sink) -> Generation:
         """Takes a request, to be run after those before it.
 
-        Raises OptionError for one that cannot be run, EngineStoppedError when the engine is not healthy.
+        Raises OptionError for one that cannot be run, EngineStoppedError when the engine is not
+        healthy.
         """
         _check(request, self._model.config.vocab_size)
         generation = Generation(self, request, sink)
@@ -178,11 +180,12 @@ class Engine:
             while self._take():
                 self._run_one()
         finally:
-            self._is_closed = True
+            with self._changed:
+                self._is_closed = True
             self._fail_waiting()
 
     def _take(self) -> bool:
-        """Waits for the next request and makes it the running one; False when the engine is closed."""
+        """Makes the next request the running one, when there is one; False once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             if self._is_closed:
@@ -196,6 +199,8 @@ class Engine:
         last_event: Event = FailedEvent(EngineStoppedError(_STOPPED))
         try:
             last_event = _Run(self._model, generation, lambda: self._is_closed).run()
+        except EngineStoppedError:
+            pass
         except AnserError as error:
             log.error("a generation failed: %s", error)
             # Without the traceback, whose frames would keep the state in memory.
@@ -242,7 +247,7 @@ class _Run:
 
     @torch.inference_mode()
     def run(self) -> FinishedEvent:
-        """Generates, and returns the last event. Raises EngineStoppedError when the engine is closed."""
+        """Generates, and returns the last event. Raises EngineStoppedError if closed meanwhile."""
         try:
             logits = self._read_prompt()
             reason = self._write_reply(logits)

@@ -1,6 +1,7 @@
-"""Choosing the next token: llama.cpp's chain of cuts, which Ollama uses, with RWKV's decayed penalties.
+"""Choosing the next token: the cuts of llama.cpp and Ollama, with RWKV's decayed penalties.
 
-The order is penalties, top_k, typical_p, top_p, min_p, temperature: every cut is made at temperature 1.
+The order is penalties, top_k, typical_p, top_p, min_p, temperature: all cuts are made at
+temperature 1, as in llama.cpp and in the sampler of RWKV's authors.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ _HEAD_SIZE = 512
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn; names and defaults as Ollama's. Raises OptionError for a value out of range.
+    """How tokens are drawn, with Ollama's names and defaults. Raises OptionError out of range.
 
-    `temperature` 0 takes the likeliest token. `top_k` 0 or -1 and the value 1 of `top_p`, `typical_p` and
-    `repeat_penalty` turn these off. `repeat_penalty` concerns the last `repeat_last_n` tokens of prompt and
-    reply (-1: all of them), the presence and frequency penalties the tokens of the reply, of which each is
-    forgotten by `penalty_decay` per token. A negative `seed` is a fresh one for each request.
+    `temperature` 0 takes the likeliest token. `top_k` 0 or -1 and the value 1 of `top_p`,
+    `typical_p` and `repeat_penalty` turn these off. `repeat_penalty` concerns the last
+    `repeat_last_n` tokens of prompt and reply (-1: all of them), the presence and frequency
+    penalties the tokens of the reply, of which each is forgotten by `penalty_decay` per token. A
+    negative `seed` is a fresh one for each request.
     """
 
     temperature: float = 0.8
@@ -68,7 +70,7 @@ class SamplingOptions:
 
 
 class Sampler:
-    """Draws the tokens of one request. Depends on its seed and logits alone, never on other requests."""
+    """Draws the tokens of one request, by its seed and its logits alone."""
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class Sampler:
         """An index, at the request's temperature."""
         if self._options.temperature != 1:
             relative = (probabilities / probabilities.max()).double()  # so that not all underflow
-            probabilities = relative ** (1 / self._options.temperature)
+            probabilities = relative.pow(1 / self._options.temperature)
         cumulative = probabilities.cumsum(0, dtype=torch.float64)
         total = cumulative[-1].item()
         # Below the total even when the product rounds up: past it there is no token.
@@ -161,7 +163,7 @@ def _typical(probabilities: Tensor, typical_p: float) -> Tensor:
     Locally typical sampling, https://arxiv.org/abs/2202.00666.
     """
     entropy = torch.special.entr(probabilities).sum()
-    order = (-probabilities.log() - entropy).abs().argsort(stable=True)
+    order: Tensor = (-probabilities.log() - entropy).abs().argsort(stable=True)
     cumulative = probabilities[order].cumsum(0, dtype=torch.float64)
     cumulative /= cumulative[-1].item()
     return order[: int((cumulative <= typical_p).sum()) + 1]
@@ -179,7 +181,7 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 class _RecentTokens:
-    """Which tokens are among the last `size` of prompt and reply; -1: all. Memory is bounded by both."""
+    """Which tokens are among the last `size` of prompt and reply; -1: all."""
 
     def __init__(self, size: int, token_ids: Sequence[int]) -> None:
         self._size = size

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Lets text through up to the first stop string, and holds back what may still become part of one.
+    """Lets text through up to the first stop string; holds back what may become part of one.
 
-    The stop that begins first counts, and of two that begin together the shorter: how the text is cut into
-    pieces changes nothing. Empty stops are ignored. Time is linear in the text, for any stops.
+    The stop that begins first counts, and of two that begin together the shorter: how the text is
+    cut into pieces changes nothing. Empty stops are ignored. Time is linear in the text, for any
+    stops.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class StopMatcher:
         return self._release(self._first_open())
 
     def flush(self) -> str:
-        """The rest, when no more text will come. It may end in a stop that had waited: see `matched`."""
+        """The rest, when no more text will come; up to a stop that had waited, see `matched`."""
         found = self._first_found()
         return self._finish(found) if found else self._release(self._num_read)
 
@@ -47,7 +48,7 @@ class StopMatcher:
         return min(found, key=lambda stop: (stop.start, len(stop.text)), default=None)
 
     def _first_open(self) -> int:
-        """Where the earliest stop begins that the coming text may complete; the end if none does."""
+        """Where the earliest stop begins that may be completed yet; the end if there is none."""
         return min(
             (stop.start for stop in self._stops if not stop.is_found), default=self._num_read
         )

@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
 from rwkv_core.engine import (
     Engine,
     Event,
@@ -19,9 +22,6 @@ from rwkv_core.engine import (
     GenerationRequest,
     TextEvent,
 )
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
 from rwkv_core.errors import EngineStoppedError, GenerationError
 from server.errors import message_of, status_of
 
@@ -79,13 +79,14 @@ class _Mailbox:
                 return
             if isinstance(event, TextEvent):
                 self._num_chars += len(event.text)
-                if self._num_chars > _MAX_UNREAD_CHARS:
-                    self._has_overflown = True
-                    self._events.clear()
-                    self.on_overflow()
-                    event = FailedEvent(GenerationError("the client has stopped reading the reply"))
+                self._has_overflown = self._num_chars > _MAX_UNREAD_CHARS
+            if self._has_overflown:
+                self._events.clear()
+                event = FailedEvent(GenerationError("the client has stopped reading the reply"))
             self._events.append(event)
             is_first = len(self._events) == 1
+        if self._has_overflown:
+            self.on_overflow()
         if is_first:
             try:
                 self._loop.call_soon_threadsafe(self._arrival.set)

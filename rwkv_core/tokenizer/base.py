@@ -10,7 +10,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. Implementations are immutable and safe to use from several threads."""
+    """Text to token ids and back. Implementations are immutable and safe to use from several
+    threads.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -31,5 +33,7 @@ class Tokenizer(Protocol):
 
 
 def without_surrogates(text: str) -> str:
-    """Lone surrogates, which JSON can carry but UTF-8 cannot, become U+FFFD, as Go's JSON reader has it."""
+    """Lone surrogates, which JSON can carry but UTF-8 cannot, become U+FFFD, as Go's JSON reader
+    has it.
+    """
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

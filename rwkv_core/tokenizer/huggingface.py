@@ -16,7 +16,7 @@ _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "<eos>")
 
 
 class HuggingFaceTokenizer:
-    """`json_text` is the content of a tokenizer.json. Raises TokenizerError unless it is byte-level BPE.
+    """Byte-level BPE from the content of a tokenizer.json; TokenizerError for any other kind.
 
     Special tokens stand for no text: the words "<|endoftext|>" in a prompt are text like any other.
     `json_text` is kept, to be stored with a converted model.
@@ -34,19 +34,19 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
 
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        self._tokens = [b""] * (max(vocabulary.values(), default=-1) + 1)
-        for name, token_id in vocabulary.items():
-            if token_id in added:
-                self._tokens[token_id] = added[token_id].encode()
-            elif token_id not in special:
-                self._tokens[token_id] = _to_bytes(name)
+        self._vocab_size = max(vocabulary.values(), default=-1) + 1
+        self._tokens = {
+            token_id: added[token_id].encode() if token_id in added else _to_bytes(name)
+            for name, token_id in vocabulary.items()
+            if token_id not in special
+        }
         self._eos_token_ids = frozenset(
             token_id for token_id, name in special.items() if name in _END_OF_TEXT
         )
 
     @property
     def vocab_size(self) -> int:
-        return len(self._tokens)
+        return self._vocab_size
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -59,11 +59,13 @@ class HuggingFaceTokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        return self._tokens[token_id] if 0 <= token_id < len(self._tokens) else b""
+        return self._tokens.get(token_id, b"")
 
 
 def _added_tokens(json_text: str) -> tuple[dict[int, str], dict[int, str]]:
-    """The added tokens of a tokenizer.json, id -> text: special ones, and others (runs of spaces …)."""
+    """The added tokens of a tokenizer.json, id -> text: special ones, and others (runs of spaces
+    …).
+    """
     try:
         content: Any = json.loads(json_text)
         if content["model"].get("type", "BPE") != "BPE" or not _is_byte_level(content):
@@ -74,7 +76,7 @@ def _added_tokens(json_text: str) -> tuple[dict[int, str], dict[int, str]]:
         added: dict[int, str] = {}
         for token in content.get("added_tokens") or ():
             (special if token["special"] else added)[int(token["id"])] = str(token["content"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"tokenizer.json is damaged: {error!r}") from error
     return special, added
 
@@ -87,7 +89,9 @@ def _is_byte_level(content: dict[str, Any]) -> bool:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for the 256 bytes: a printable Latin-1 character is itself, the others follow U+0100."""
+    """GPT-2's letters for the 256 bytes: a printable Latin-1 character is itself, the others follow
+    U+0100.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {
@@ -99,7 +103,9 @@ _BYTE_OF_LETTER = _byte_alphabet()
 
 
 def _to_bytes(name: str) -> bytes:
-    """Bytes of a token's name; one with a letter outside the alphabet stands for itself, as in `tokenizers`."""
+    """Bytes of a token's name; one with a letter outside the alphabet stands for itself, as in
+    `tokenizers`.
+    """
     try:
         return bytes(_BYTE_OF_LETTER[letter] for letter in name)
     except KeyError:

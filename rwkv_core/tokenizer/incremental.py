@@ -10,8 +10,8 @@ from rwkv_core.tokenizer.base import Tokenizer
 class IncrementalDecoder:
     """Gives out only whole characters: a token may end inside one, and the next tokens complete it.
 
-    All the pieces joined are `tokenizer.decode` of all the tokens: bytes that are not UTF-8 become U+FFFD,
-    an incomplete character at the very end only with `flush`.
+    All the pieces joined are `tokenizer.decode` of all the tokens: bytes that are not UTF-8 become
+    U+FFFD, an incomplete character at the very end only with `flush`.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -25,8 +25,8 @@ _TEXT_BYTES = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
 class WorldTokenizer:
     """Greedy longest match over the bytes of `tokens` (id -> bytes; None or b"" for an unused id).
 
-    Id 0 is the end of text and never comes out of `encode`, whatever `tokens[0]` says. Raises TokenizerError
-    when some text could not be written with the vocabulary.
+    Id 0 is the end of text and never comes out of `encode`, whatever `tokens[0]` says. Raises
+    TokenizerError when some text could not be written with the vocabulary.
     """
 
     def __init__(self, tokens: Sequence[bytes | None]) -> None:
@@ -37,7 +37,7 @@ class WorldTokenizer:
         if missing:
             raise TokenizerError(
                 f"the vocabulary has no token for the single byte 0x{missing[0]:02x} "
-                f"({len(missing)} bytes are missing); use the vocabulary that the model was trained with"
+                f"({len(missing)} bytes are missing); use the vocabulary the model was trained with"
             )
         self._longest = max(map(len, self._tokens))
         self._lengths = _lengths_by_prefix(self._ids)
@@ -59,7 +59,9 @@ class WorldTokenizer:
         )
 
     def to_gguf(self) -> list[str]:
-        """The inverse of `from_gguf`, with llama.cpp's names for the end of text and for unused ids."""
+        """The inverse of `from_gguf`, with llama.cpp's names for the end of text and for unused
+        ids.
+        """
         escaped = [repr(token)[2:-1] or f"[PAD{index}]" for index, token in enumerate(self._tokens)]
         return ["<s>", *escaped[1:]]
 
@@ -107,11 +109,12 @@ class WorldTokenizer:
 def _lengths_by_prefix(ids: dict[bytes, int]) -> dict[bytes, tuple[int, ...]]:
     """For every prefix of 2, 4, 8 … bytes of a token: the lengths to try, longest first.
 
-    They are those of the tokens that begin so and are shorter than the next prefix size, then the length of
-    the longest token inside the prefix. So the longest known prefix of a text leads to its longest token,
-    with a few slices and dictionary lookups: in Python far faster than a trie, byte by byte. The Rust
-    trie of pyrwkv-tokenizer is ten times faster still, but reads only its own vocabulary file, keeps 16-bit ids
-    and takes 236 MB for the World vocabulary; this index takes 13.
+    They are those of the tokens that begin so and are shorter than the next prefix size, then the
+    length of the longest token inside the prefix. So the longest known prefix of a text leads to
+    its longest token, with a few slices and dictionary lookups: in Python far faster than a trie,
+    byte by byte. The Rust trie of pyrwkv-tokenizer is ten times faster still, but reads only its
+    own vocabulary file, keeps 16-bit ids and takes 236 MB for the World vocabulary; this index
+    takes 13.
     """
     lengths: dict[bytes, set[int]] = {}
     for token in ids:

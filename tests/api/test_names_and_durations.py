@@ -71,7 +71,7 @@ def test_durations(text: str, nanoseconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-", ".s", "3", "1d", "s", "9999999h", "9" * 5000 + "s"])
 def test_no_durations(text: str) -> None:
-    with pytest.raises(DurationError, match="^time: "):
+    with pytest.raises(DurationError, match="time: "):
         parse_duration(text)
 
 
@@ -85,9 +85,8 @@ def test_keep_alive_values() -> None:
 def test_times_and_numbers_in_go_style() -> None:
     assert rfc3339(1_700_000_000_120_000_000) == "2023-11-14T22:13:20.12Z"
     assert rfc3339(1_700_000_000_000_000_000) == "2023-11-14T22:13:20Z"
-    assert [human_number(n) for n in (191_034_624, 2_947_735_040, 5_800_000, 7 * 10**9, 12_345)] == [
-        "191.03M", "2.9B", "5.80M", "7B", "12K",
-    ]  # fmt: skip
+    sizes = [191_034_624, 2_947_735_040, 5_800_000, 7 * 10**9, 12_345]
+    assert [human_number(size) for size in sizes] == ["191.03M", "2.9B", "5.80M", "7B", "12K"]
     shown = [go_value(value) for value in (0.8, 1.0, 40, 4096, 1 << 20, 1e-5, -0.25, True, 'a"\n')]
     assert shown == [
         "0.8",

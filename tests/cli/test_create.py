@@ -93,7 +93,7 @@ def blobs(store: Store) -> list[str]:
 
 
 def first_logits(path: Path) -> torch.Tensor:
-    model = load_model(path)
+    model = load_model(path, dtype=torch.float32)
     return model.forward([1, 2, 3], model.new_state())[0]
 
 

@@ -6,6 +6,7 @@ changes global settings of PyTorch.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,44 +15,60 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Tokens for the model at `path` (a `.pth` file), the last `num_single` of them one by one."""
+
+    path: Path
+    tokens: Sequence[int]
+    num_single: int
+
+
+@dataclass(frozen=True)
 class OracleLogits:
-    """What the package says after reading the same tokens in its two ways."""
+    """What the package says in its two ways of reading."""
 
     sequence: Tensor  # [T, V], all tokens at once
-    token: Tensor  # [V], after the last token, one token at a time
+    single: Tensor  # [num_single, V], one token at a time
 
 
-def oracle_logits(path: Path, tokens: Sequence[int]) -> OracleLogits:
-    """The package's logits for the `.pth` file at `path`."""
+def oracle_logits(readings: Sequence[Reading]) -> list[OracleLogits]:
+    """The package's logits for each reading."""
+    jobs = [(str(r.path.with_suffix("")), list(r.tokens), r.num_single) for r in readings]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logits.pt"
         env = {**os.environ, "RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
-        command = [sys.executable, "-W", "ignore", "-m", __name__, str(path.with_suffix("")), str(out)]
         done = subprocess.run(
-            command, input=json.dumps(list(tokens)), env=env, capture_output=True, text=True, check=False
+            [sys.executable, "-W", "ignore", "-m", __name__, str(out)],
+            input=json.dumps(jobs),
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
-        sequence, token = torch.load(out, weights_only=True)
-    return OracleLogits(sequence, token)
+        return [OracleLogits(*pair) for pair in torch.load(out, weights_only=True)]
 
 
-def main(model_path: str, out_path: str) -> None:
-    from rwkv.model import RWKV  # noqa: PLC0415  (it reads the environment)
-
-    tokens: list[int] = json.load(sys.stdin)
-    model: Any = RWKV(model=model_path, strategy="cpu fp32")
-    sequence, _ = model.forward(tokens, None, full_output=True)
-    state = None
-    for token in tokens:
-        logits, state = model.forward([token], state)
-    torch.save((sequence, logits), out_path)
+def main(out_path: str) -> None:
+    runtime = importlib.import_module("rwkv.model")  # here, because it prints and compiles
+    results = []
+    for path, tokens, num_single in json.load(sys.stdin):
+        model = runtime.RWKV(model=path, strategy="cpu fp32")
+        sequence, _ = model.forward(tokens, None, full_output=True)
+        state, single = None, []
+        if num_single < len(tokens):
+            _, state = model.forward(tokens[:-num_single], None)
+        for token in tokens[-num_single:]:
+            logits, state = model.forward([token], state)
+            single.append(logits)
+        results.append((sequence, torch.stack(single)))
+    torch.save(results, out_path)
 
 
 if __name__ == "__main__":

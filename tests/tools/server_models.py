@@ -32,8 +32,10 @@ def write_endless_gguf(path: Path, *, name: str = "RWKV7 World endless", seed: i
     source.unlink()
 
 
-def add_endless_model(store: Store, name: str, folder: Path, parts: ModelParts | None = None) -> None:
-    """Registers an endless model under `name`; without a thinking format unless the name says so."""
+def add_endless_model(
+    store: Store, name: str, folder: Path, parts: ModelParts | None = None
+) -> None:
+    """Registers an endless model under `name`, which decides its prompt format."""
     file = folder / "endless.gguf"
     write_endless_gguf(file)
     blob = store.add_blob(file)
