@@ -41,6 +41,16 @@ _MINUS_STORIES = (  # only asked with b <= a
 _THINGS = ("apples", "books", "coins", "eggs", "cookies", "pencils", "flowers", "stones")
 
 
+_DRILLS = (
+    "Solve these: {items}",
+    "Calculate: {items}",
+    "{items}",
+    "What are {items}?",
+    "Please work out {items}.",
+)
+_DRILL_SIZES = range(4, 11)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A problem as the user puts it, the steps of the thought, the reply and the answer."""
@@ -67,6 +77,34 @@ def problem(rng: random.Random) -> Problem:
     sign = "+" if is_sum else "-"
     steps = addition_steps(a, b) if is_sum else subtraction_steps(a, b)
     return Problem(ask, steps, f"{a} {sign} {b} = {answer}.", answer)
+
+
+def drill(rng: random.Random) -> tuple[str, str]:
+    """Several small sums asked for at once, and their results.
+
+    They are the single steps of longer problems, written as there. One thought holds two or three
+    of the about 600 that there are; here many of them come in a short text.
+    """
+    steps = [_step(rng) for _ in range(rng.choice(_DRILL_SIZES))]
+    items = ", ".join(ask for ask, _ in steps)
+    reply = ", ".join(f"{ask} = {result}" for ask, result in steps)
+    return rng.choice(_DRILLS).format(items=items), f"{reply}."
+
+
+def _step(rng: random.Random) -> tuple[str, int]:
+    """One digit with another, and a carry or borrow for the tens."""
+    a, b, carry = rng.randrange(10), rng.randrange(10), rng.randrange(2)
+    form = rng.randrange(4)
+    if form == 0:
+        return f"{a} + {b}", a + b
+    if form == 1:
+        return f"{a} + {b} + {carry}", a + b + carry
+    if form == 2:
+        total = a + b if rng.random() < 0.5 else max(a, b)
+        return f"{total} - {b if total >= b else a}", total - b if total >= b else total - a
+    high = max(a, b, carry)
+    low = min(a, b, high - carry)
+    return f"{high} - {low} - {carry}", high - low - carry
 
 
 def addition_steps(a: int, b: int) -> str:

@@ -50,17 +50,24 @@ class Dialogue:
     level: Think = Think.ON
 
 
-# Shares of the kinds; recall and thinking arithmetic need the most practice.
+# Shares of the kinds. Recall and thinking arithmetic need the most practice; the drill holds the
+# single steps of that arithmetic many times over.
 KIND_WEIGHTS: Mapping[str, float] = {
-    "recall": 0.34,
-    "arithmetic": 0.25,
-    "tool_call": 0.11,  # the call is forced by the prompt
+    "recall": 0.30,
+    "arithmetic": 0.22,
+    "drill": 0.16,
+    "tool_call": 0.10,  # the call is forced by the prompt
     "tool_choice": 0.06,  # the model decides whether to call
-    "tool_result": 0.07,
-    "identity": 0.07,
-    "small_talk": 0.10,
+    "tool_result": 0.06,
+    "identity": 0.05,
+    "small_talk": 0.05,
 }
 MODE_WEIGHTS: Mapping[Mode, float] = {Mode.THINK: 0.4, Mode.NO_THINK: 0.3, Mode.PLAIN: 0.3}
+ARITHMETIC_MODE_WEIGHTS: Mapping[Mode, float] = {
+    Mode.THINK: 0.7,
+    Mode.NO_THINK: 0.15,
+    Mode.PLAIN: 0.15,
+}
 LEVEL_SHARE = 0.1  # of the thinking dialogues carry " (think a bit)" or " (think a lot)"
 SYSTEM_SHARE = 1 / 3
 SYSTEM_PROMPTS = (
@@ -79,7 +86,6 @@ NO_TOOL_REPLY = "I have no tool for that."
 
 _GAPS = tuple(range(len(GAP_WEIGHTS)))
 _KINDS, _KIND_SHARES = tuple(KIND_WEIGHTS), tuple(KIND_WEIGHTS.values())
-_MODES, _MODE_SHARES = tuple(MODE_WEIGHTS), tuple(MODE_WEIGHTS.values())
 
 
 def generate(seed: int, kind: str | None = None, mode: Mode | None = None) -> Iterator[Dialogue]:
@@ -90,7 +96,9 @@ def generate(seed: int, kind: str | None = None, mode: Mode | None = None) -> It
     rng = random.Random(seed)
     while True:
         chosen = kind or rng.choices(_KINDS, _KIND_SHARES)[0]
-        yield _BUILDERS[chosen](rng, mode or rng.choices(_MODES, _MODE_SHARES)[0])
+        weights = ARITHMETIC_MODE_WEIGHTS if chosen == "arithmetic" else MODE_WEIGHTS
+        drawn = mode or rng.choices(tuple(weights), tuple(weights.values()))[0]
+        yield _BUILDERS[chosen](rng, drawn)
 
 
 def prompt_format(mode: Mode) -> PromptFormat:
@@ -240,6 +248,12 @@ def _arithmetic(rng: random.Random, mode: Mode) -> Dialogue:
     return history.end("arithmetic", mode, problem.ask, completion, Expected(number=problem.answer))
 
 
+def _drill(rng: random.Random, mode: Mode) -> Dialogue:
+    ask, reply = arithmetic.drill(rng)
+    completion = complete(mode, "I will go through them one by one.", reply)
+    return _History(rng).end("drill", mode, ask, completion, Expected(replies=(reply,)))
+
+
 def _identity(rng: random.Random, mode: Mode) -> Dialogue:
     history = _History(rng)
     history.small_talk(0.3)
@@ -319,6 +333,7 @@ def _call_json(call: ToolCall) -> str:
 _BUILDERS: Mapping[str, Callable[[random.Random, Mode], Dialogue]] = {
     "recall": _recall,
     "arithmetic": _arithmetic,
+    "drill": _drill,
     "tool_call": _tool_call,
     "tool_choice": _tool_choice,
     "tool_result": _tool_result,

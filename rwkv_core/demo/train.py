@@ -8,7 +8,6 @@ else with AdamW.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import time
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ class Recipe:
 
     n_layer: int = 4
     n_embd: int = 256
-    steps: int = 2_700
+    steps: int = 2_800
     batch_tokens: int = 3_072
     seed: int = 1
     muon_lr: float = 6e-3
@@ -133,11 +132,10 @@ def loss_of(weights: Weights, config: ModelConfig, token_ids: Tensor, labels: Te
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    """Linear warm-up, a plateau, and a linear way down to zero over the second half."""
+    warm_up = (step + 1) / recipe.warmup_steps
+    way_down = 2 * (1 - step / recipe.steps)
+    return min(1.0, warm_up, way_down)
 
 
 def make_optimizers(
