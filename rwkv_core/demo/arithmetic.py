@@ -1,6 +1,7 @@
 """Sums and differences of numbers from 0 to 99, with steps that a tiny network can follow.
 
-Every step looks at two digits and a carry only, so each can be read off what was just written.
+Every step is one of few facts: the sum of two digits, or the difference of a digit or a teen and a
+digit. The ones, the tens and the carry all use the same table, so that little practice is enough.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _DRILLS = (
     "What are {items}?",
     "Please work out {items}.",
 )
-_DRILL_SIZES = range(4, 11)
+_DRILL_SIZES = range(4, 13)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Problem:
 
 
 def problem(rng: random.Random) -> Problem:
-    """A random problem; its numbers are evenly spread, about one in five is a single digit."""
+    """A random problem with numbers from 0 to 99, mostly of two digits."""
     a, b = _number(rng), _number(rng)
     is_sum = rng.random() < 0.5
     if rng.random() < 0.12:
@@ -70,51 +71,50 @@ def problem(rng: random.Random) -> Problem:
         if not is_sum:
             a, b = max(a, b), min(a, b)
         ask = casual(rng, template).format(a=a, b=b, things=rng.choice(_THINGS))
-    else:
-        template = rng.choice(_PLUS if is_sum else _MINUS)
-        ask = casual(rng, template).format(a=a, b=b)
-    answer = a + b if is_sum else a - b
-    sign = "+" if is_sum else "-"
-    steps = addition_steps(a, b) if is_sum else subtraction_steps(a, b)
-    return Problem(ask, steps, f"{a} {sign} {b} = {answer}.", answer)
+        return _solve(ask, a, b, is_sum)
+    return _solve(_ask(rng, a, b, is_sum), a, b, is_sum)
+
+
+def small_problem(rng: random.Random) -> Problem:
+    """One of the facts that the steps of a thought are made of, to be known by heart."""
+    a, b, is_sum = _fact(rng)
+    return _solve(_ask(rng, a, b, is_sum), a, b, is_sum)
 
 
 def drill(rng: random.Random) -> tuple[str, str]:
-    """Several small sums asked for at once, and their results.
-
-    They are the single steps of longer problems, written as there. One thought holds two or three
-    of the about 600 that there are; here many of them come in a short text.
-    """
-    steps = [_step(rng) for _ in range(rng.choice(_DRILL_SIZES))]
-    items = ", ".join(ask for ask, _ in steps)
-    reply = ", ".join(f"{ask} = {result}" for ask, result in steps)
-    return rng.choice(_DRILLS).format(items=items), f"{reply}."
+    """Several facts asked for at once, and the reply: much practice in a short text."""
+    facts = [_fact(rng) for _ in range(rng.choice(_DRILL_SIZES))]
+    sums = [f"{a} + {b}" if is_sum else f"{a} - {b}" for a, b, is_sum in facts]
+    results = [a + b if is_sum else a - b for a, b, is_sum in facts]
+    reply = ", ".join(f"{each} = {result}" for each, result in zip(sums, results, strict=True))
+    return rng.choice(_DRILLS).format(items=", ".join(sums)), f"{reply}."
 
 
-def _step(rng: random.Random) -> tuple[str, int]:
-    """One digit with another, and a carry or borrow for the tens."""
-    a, b, carry = rng.randrange(10), rng.randrange(10), rng.randrange(2)
-    form = rng.randrange(4)
-    if form == 0:
-        return f"{a} + {b}", a + b
-    if form == 1:
-        return f"{a} + {b} + {carry}", a + b + carry
-    if form == 2:
-        total = a + b if rng.random() < 0.5 else max(a, b)
-        return f"{total} - {b if total >= b else a}", total - b if total >= b else total - a
-    high = max(a, b, carry)
-    low = min(a, b, high - carry)
-    return f"{high} - {low} - {carry}", high - low - carry
+def _fact(rng: random.Random) -> tuple[int, int, bool]:
+    """(a, b, whether to add): two digits, or a difference whose result is a digit."""
+    a, b = rng.randrange(10), rng.randrange(10)
+    is_sum = rng.random() < 0.5
+    return (a, b, True) if is_sum else (a + b, b, False)
+
+
+def _ask(rng: random.Random, a: int, b: int, is_sum: bool) -> str:
+    return casual(rng, rng.choice(_PLUS if is_sum else _MINUS)).format(a=a, b=b)
+
+
+def _solve(ask: str, a: int, b: int, is_sum: bool) -> Problem:
+    answer = a + b if is_sum else a - b
+    steps = addition_steps(a, b) if is_sum else subtraction_steps(a, b)
+    return Problem(ask, steps, f"{a} {'+' if is_sum else '-'} {b} = {answer}.", answer)
 
 
 def addition_steps(a: int, b: int) -> str:
-    """ "47 + 38: ones 7 + 8 = 15, write 5, carry 1. tens 4 + 3 + 1 = 8. Result 85."."""
-    ones = a % 10 + b % 10
-    carry = ones // 10
-    tens = a // 10 + b // 10 + carry
+    """ "47 + 38: ones 7 + 8 = 15, write 5, carry 1. tens 4 + 3 = 7, 7 + 1 = 8. Result 85."."""
+    ones, tens = a % 10 + b % 10, a // 10 + b // 10
+    carry = ", carry 1" if ones > 9 else ""
+    carried = f", {tens} + 1 = {tens + 1}" if ones > 9 else ""
     return (
-        f"{a} + {b}: ones {a % 10} + {b % 10} = {ones}, write {ones % 10}, carry {carry}. "
-        f"tens {a // 10} + {b // 10} + {carry} = {tens}. Result {a + b}."
+        f"{a} + {b}: ones {a % 10} + {b % 10} = {ones}, write {ones % 10}{carry}. "
+        f"tens {a // 10} + {b // 10} = {tens}{carried}. Result {a + b}."
     )
 
 
@@ -140,14 +140,14 @@ def _relation(a: int, b: int) -> str:
 
 
 def _borrow_steps(a: int, b: int) -> str:
-    """Ones, then tens, of a - b for a >= b."""
-    x, y = a % 10, b % 10
-    borrow = int(x < y)
-    ones = (
-        f"ones {x} < {y}, so 1{x} - {y} = {10 + x - y}" if borrow else f"ones {x} - {y} = {x - y}"
+    """Ones, then tens, of a - b for a >= b. A borrowed ten is taken from a's tens first."""
+    x, y, tens = a % 10, b % 10, a // 10
+    if x >= y:
+        return f"ones {x} - {y} = {x - y}. tens {tens} - {b // 10} = {tens - b // 10}."
+    return (
+        f"ones {x} < {y}, so 1{x} - {y} = {10 + x - y}, borrow 1. "
+        f"tens {tens} - 1 = {tens - 1}, {tens - 1} - {b // 10} = {tens - 1 - b // 10}."
     )
-    tens = a // 10 - b // 10 - borrow
-    return f"{ones}, borrow {borrow}. tens {a // 10} - {b // 10} - {borrow} = {tens}."
 
 
 def _number(rng: random.Random) -> int:

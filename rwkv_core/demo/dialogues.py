@@ -50,8 +50,8 @@ class Dialogue:
     level: Think = Think.ON
 
 
-# Shares of the kinds. Recall and thinking arithmetic need the most practice; the drill holds the
-# single steps of that arithmetic many times over.
+# Shares of the kinds. Recall and thinking arithmetic need the most practice; a drill holds many of
+# the facts that the steps of that arithmetic are.
 KIND_WEIGHTS: Mapping[str, float] = {
     "recall": 0.30,
     "arithmetic": 0.22,
@@ -63,11 +63,13 @@ KIND_WEIGHTS: Mapping[str, float] = {
     "small_talk": 0.05,
 }
 MODE_WEIGHTS: Mapping[Mode, float] = {Mode.THINK: 0.4, Mode.NO_THINK: 0.3, Mode.PLAIN: 0.3}
+# Sums are thought through more often: a bare answer to a long one is mostly beyond the model.
 ARITHMETIC_MODE_WEIGHTS: Mapping[Mode, float] = {
     Mode.THINK: 0.7,
     Mode.NO_THINK: 0.15,
     Mode.PLAIN: 0.15,
 }
+SMALL_PROBLEM_SHARE = 0.5  # of the sums in earlier turns, which are all answered directly
 LEVEL_SHARE = 0.1  # of the thinking dialogues carry " (think a bit)" or " (think a lot)"
 SYSTEM_SHARE = 1 / 3
 SYSTEM_PROMPTS = (
@@ -228,7 +230,7 @@ def _between(rng: random.Random, known: recall.Facts) -> tuple[str, str]:
     """A turn between fact and question: mostly small talk, some sums, some other questions."""
     chance = rng.random()
     if chance < 0.12:
-        problem = arithmetic.problem(rng)
+        problem = _earlier_problem(rng)
         return problem.ask, problem.reply
     if chance < 0.24:
         turn = recall.question(rng, known)
@@ -241,11 +243,16 @@ def _arithmetic(rng: random.Random, mode: Mode) -> Dialogue:
     history = _History(rng)
     history.small_talk(0.2)
     if rng.random() < 0.25:
-        earlier = arithmetic.problem(rng)
+        earlier = _earlier_problem(rng)
         history.exchange(earlier.ask, earlier.reply)
     problem = arithmetic.problem(rng)
     completion = complete(mode, problem.steps, problem.reply)
     return history.end("arithmetic", mode, problem.ask, completion, Expected(number=problem.answer))
+
+
+def _earlier_problem(rng: random.Random) -> arithmetic.Problem:
+    is_small = rng.random() < SMALL_PROBLEM_SHARE
+    return arithmetic.small_problem(rng) if is_small else arithmetic.problem(rng)
 
 
 def _drill(rng: random.Random, mode: Mode) -> Dialogue:
