@@ -8,10 +8,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from rwkv_core.engine import FinishedEvent, GenerationRequest, GenerationStats
-
 from rwkv_core.chat.messages import ToolCall
 from rwkv_core.chat.reply import ReplyKind, ReplyParser, ReplyPart
+from rwkv_core.engine import FinishedEvent, GenerationRequest, GenerationStats
 from server.model_manager import LoadedModel
 from server.options import Options
 from server.prompts import Prompt
@@ -62,10 +61,14 @@ async def reply(
     EngineStoppedError when it fails.
     """
     tokenizer = loaded.model.tokenizer
+
+    def encode(text: str) -> tuple[int, ...]:
+        return (*prompt.context, *tokenizer.encode(text))
+
     # In a thread: a long prompt takes a while.
-    token_ids = [*prompt.context, *await asyncio.to_thread(tokenizer.encode, prompt.text)]
+    token_ids = await asyncio.to_thread(encode, prompt.text)
     request = GenerationRequest(
-        prompt_token_ids=tuple(token_ids),
+        prompt_token_ids=token_ids,
         sampling=options.sampling,
         max_new_tokens=options.max_new_tokens(len(token_ids), stored.facts.context_length),
         stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
@@ -77,9 +80,8 @@ async def reply(
             if isinstance(event, FinishedEvent):
                 for piece in reader.flush():
                     yield piece
-                text = prompt.text + "".join(texts)
-                context = [*prompt.context, *await asyncio.to_thread(tokenizer.encode, text)]
-                yield Piece(final=_final(event, tuple(context), timing))
+                context = await asyncio.to_thread(encode, prompt.text + "".join(texts))
+                yield Piece(final=_final(event, context, timing))
             else:
                 texts.append(event.text)
                 for piece in reader.push(event.text):

@@ -37,6 +37,7 @@ def server(models: Path) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
-def client(server: RunningServer) -> ollama.Client:
+def client(server: RunningServer) -> Iterator[ollama.Client]:
     """The official Python client."""
-    return ollama.Client(host=server.url, timeout=TIMEOUT_S)
+    with ollama.Client(host=server.url, timeout=TIMEOUT_S) as client:
+        yield client

@@ -21,8 +21,9 @@ from server.store import Store
 from tests.tools.anser_command import PATIENCE_S, Anser
 from tests.tools.gguf_files import SMALL, random_checkpoint
 
-# 256 bytes at the ids 1 to 256, then words; id 0 ends a document.
-VOCABULARY = [None, *(bytes([value]) for value in range(256)), *(b" w%d" % n for n in range(43))]
+# 256 bytes at the ids 1 to 256, then words; id 0 ends a document. Every word closes the `<think`
+# that a prompt may end in, as a trained model does.
+VOCABULARY = [None, *(bytes([value]) for value in range(256)), *(b">w%d " % n for n in range(43))]
 
 
 def create(store: Store, name: str, modelfile: str) -> None:
@@ -52,7 +53,11 @@ def anser(tmp_path_factory: pytest.TempPathFactory, endless_file: Path) -> Itera
     home = tmp_path_factory.mktemp("home")
     store = Store(home / "models")
     chatty = DEMO_FILE if DEMO_FILE.is_file() else endless_file
-    create(store, "rwkv7-g1-chatty", f"FROM {chatty}\nPARAMETER num_predict 40\n")
+    create(
+        store,
+        "rwkv7-g1-chatty",
+        f"FROM {chatty}\nPARAMETER num_predict 40\nPARAMETER temperature 0\n",
+    )
     create(store, "rwkv7-g1-endless", f"FROM {endless_file}\nPARAMETER temperature 0\n")
     create(store, "rwkv7-g1-short", "FROM rwkv7-g1-endless\nPARAMETER num_predict 12\n")
     with running_server(Anser(home, store.root)) as server:

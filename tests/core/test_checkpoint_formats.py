@@ -175,6 +175,12 @@ def test_the_first_hugging_face_checkpoints_with_fused_lerps(
     assert_same(tmp_path, tensors, torch.float32)
 
 
+def test_hugging_face_names_in_a_pickled_file(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    write_hugging_face(tmp_path / "hf", tensors, TINY)
+    torch.save(load_file(tmp_path / "hf" / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    assert_same(tmp_path / "pytorch_model.bin", tensors, torch.float32)
+
+
 def test_folders_open_by_what_they_hold(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     assert refusal(tmp_path) == "is a folder without a model file"
     (tmp_path / "notes.txt").write_text("no model")

@@ -1,0 +1,101 @@
+"""Which hosts and origins may call."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.settings import Settings
+from tests.tools.running_server import RunningServer, running
+
+
+@pytest.fixture(scope="module")
+def strict(models: Path) -> Iterator[RunningServer]:
+    settings = Settings(models=models, device="cpu", origins=("https://*.example.com", "null"))
+    with running(settings) as server:
+        yield server
+
+
+def get(server: RunningServer, path: str = "/api/version", **headers: str) -> httpx.Response:
+    return server.http.get(path, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:11434", "127.0.0.1", "127.8.9.1:5", "[::1]:80", "0.0.0.0", "10.1.2.3",
+     "192.168.1.9:11434", "172.31.0.1", "[fd00::1]", "my.local", "gateway.docker.internal",
+     "a.localhost:1", socket.gethostname()],
+)  # fmt: skip
+def test_own_hosts_are_let_in(server: RunningServer, host: str) -> None:
+    assert get(server, Host=host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["example.com", "evil.com:11434", "localhost.evil.com", "8.8.8.8", "172.32.0.1", "xlocal"],
+)
+def test_other_hosts_are_kept_out(server: RunningServer, host: str) -> None:
+    response = get(server, Host=host)
+    assert (response.status_code, response.content) == (403, b"")
+    response = server.http.post("/api/generate", json={"model": "x"}, headers={"Host": host})
+    assert (response.status_code, response.content) == (403, b"")
+
+
+def test_a_server_for_everyone_takes_any_host(models: Path) -> None:
+    with running(Settings(host="0.0.0.0", models=models, device="cpu")) as server:
+        assert get(server, Host="example.com").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost", "https://localhost:3000", "http://127.0.0.1:8080", "http://0.0.0.0",
+     "app://obsidian.md", "file://", "tauri://localhost", "vscode-webview://abc",
+     "chrome-extension://abc", "moz-extension://abc"],
+)  # fmt: skip
+def test_local_origins_may_call(server: RunningServer, origin: str) -> None:
+    response = get(server, Origin=origin)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == origin
+    assert "origin" in response.headers["vary"].lower()
+    preflight = server.http.options(
+        "/api/chat", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}
+    )
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == origin
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    assert "Content-Type" in preflight.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.com", "http://localhost.evil.com", "null", "https://evil.com:3000"]
+)
+def test_other_origins_may_not(server: RunningServer, origin: str) -> None:
+    for method in ("GET", "OPTIONS", "POST"):
+        response = server.http.request(method, "/api/tags", headers={"Origin": origin})
+        assert (response.status_code, response.content) == (403, b"")
+        assert "access-control-allow-origin" not in response.headers
+
+
+def test_origins_of_the_user(strict: RunningServer) -> None:
+    assert get(strict, Origin="https://a.example.com").status_code == 200
+    assert get(strict, Origin="null").status_code == 200
+    assert get(strict, Origin="http://localhost:3000").status_code == 200
+    assert get(strict, Origin="https://example.org").status_code == 403
+
+
+def test_every_origin_when_the_user_says_so(models: Path) -> None:
+    with running(Settings(models=models, device="cpu", origins=("*",))) as server:
+        response = get(server, Origin="https://anything.example")
+        assert response.headers["access-control-allow-origin"] == "*"
+
+
+def test_errors_carry_the_origin_too(server: RunningServer) -> None:
+    response = server.http.post(
+        "/api/chat", json={"model": "none"}, headers={"Origin": "http://localhost:3000"}
+    )
+    assert response.status_code == 404
+    assert response.headers["access-control-allow-origin"] == "http://localhost:3000"

@@ -1,0 +1,74 @@
+"""The environment's variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.durations import FOREVER_NS
+from server.settings import Settings, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("value", "url", "is_loopback"),
+    [
+        ("", "http://127.0.0.1:11434", True),
+        ("1.2.3.4", "http://1.2.3.4:11434", False),
+        (":1234", "http://127.0.0.1:1234", False),
+        ("1.2.3.4:1234", "http://1.2.3.4:1234", False),
+        ("example.com", "http://example.com:11434", False),
+        ("localhost:80", "http://localhost:80", True),
+        (":0", "http://127.0.0.1:0", False),
+        ("[::1]", "http://[::1]:11434", True),
+        ("::1", "http://[::1]:11434", True),
+        ("[::]:1337", "http://[::1]:1337", False),
+        ("0.0.0.0", "http://127.0.0.1:11434", False),
+        (' " 1.2.3.4 " ', "http://1.2.3.4:11434", False),
+        ("http://1.2.3.4", "http://1.2.3.4:80", False),
+        ("https://example.com/ollama/", "https://example.com:443/ollama", False),
+    ],
+)
+def test_host(value: str, url: str, is_loopback: bool) -> None:
+    settings = Settings.from_environment({"OLLAMA_HOST": value})
+    assert (settings.url, settings.listens_on_loopback) == (url, is_loopback)
+
+
+def test_the_rest() -> None:
+    settings = Settings.from_environment(
+        {
+            "OLLAMA_MODELS": "/x/y",
+            "OLLAMA_KEEP_ALIVE": "-1",
+            "OLLAMA_ORIGINS": "https://a.example, *.b.example",
+            "OLLAMA_DEBUG": "1",
+            "ANSER_DEVICE": "cuda:1",
+        }
+    )
+    assert settings.models == Path("/x/y")
+    assert settings.keep_alive_ns == FOREVER_NS
+    assert settings.allowed_origins[:2] == ("https://a.example", "*.b.example")
+    assert settings.is_debug
+    assert settings.device == "cuda:1"
+    assert Settings.from_environment({"OLLAMA_KEEP_ALIVE": "90"}).keep_alive_ns == 90 * 10**9
+    assert Settings.from_environment({}).models == Path.home() / ".anser" / "models"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OLLAMA_HOST", "x:66000"),
+        ("OLLAMA_HOST", "x:port"),
+        ("OLLAMA_HOST", "1:2:3"),
+        ("OLLAMA_KEEP_ALIVE", "soon"),
+        ("OLLAMA_ORIGINS", "example.com"),
+        ("OLLAMA_ORIGINS", "http://*.a.*"),
+        ("OLLAMA_DEBUG", "maybe"),
+        ("ANSER_DEVICE", "tpu"),
+    ],
+)
+def test_a_bad_value_is_named_in_one_line(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({name: value})
+    assert name in str(caught.value)
+    assert value in str(caught.value)
+    assert "\n" not in str(caught.value)
