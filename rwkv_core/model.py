@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rwkv_core.checkpoint.architecture import tensor_shapes
 from rwkv_core.config import ModelConfig
 from rwkv_core.state import State
 from rwkv_core.tokenizer import Tokenizer
@@ -279,6 +280,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return self.weights.emb.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights in all; layer 0's unused value residual is not there to be counted."""
+        return sum(math.prod(shape) for shape in tensor_shapes(self.config).values())
 
     def new_state(self, batch_size: int = 1) -> State:
         return State.zeros(self.config, batch_size, self.device)

@@ -112,7 +112,10 @@ class CrossOrigin:
 
 
 class RequestLog:
-    """One line for each request: status, time, client, method and path."""
+    """One line for each request: status, time, client, method and path.
+
+    Clients look for news by GET all the time, so those that went well are for debugging only.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -139,7 +142,9 @@ class RequestLog:
             client = scope["client"][0] if scope.get("client") else "-"
             path = scope["path"].encode("unicode_escape").decode()  # one line, whatever it holds
             seconds = time.monotonic() - start
-            log.info(
+            is_news = status >= HTTPStatus.BAD_REQUEST or scope["method"] not in ("GET", "HEAD")
+            log.log(
+                logging.INFO if is_news else logging.DEBUG,
                 '%d | %9.3fs | %15s | %-7s "%s"',
                 status, seconds, client, scope["method"], path,
             )  # fmt: skip

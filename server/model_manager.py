@@ -6,7 +6,6 @@ Everything here runs on the event loop; loading and unloading themselves run in 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections import Counter
@@ -16,9 +15,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
-from rwkv_core.engine import Engine
 
 from rwkv_core import load_model
+from rwkv_core.engine import Engine
 from rwkv_core.errors import AnserError, CheckpointError, EngineStoppedError
 from rwkv_core.model import Model
 from server.durations import FOREVER_NS
@@ -142,7 +141,10 @@ class ModelManager:
         )
         self._loaded[_key(stored)] = loaded
         self._start_clock(_key(stored))  # in case whoever asked for it is gone
-        log.info("loaded %s on %s in %.2f s", name, device, time.monotonic() - start)
+        seconds, prompts = time.monotonic() - start, stored.prompt_format.name
+        log.info("loaded %s on %s in %.2f s; its prompts are %s", name, device, seconds, prompts)
+        if stored.template:
+            log.warning("%s has a TEMPLATE, which is not used yet", name)
         return loaded
 
     def _start_clock(self, key: str) -> None:
@@ -170,7 +172,7 @@ class ModelManager:
         key = _key(loaded.stored)
         if self._loaded.get(key) is loaded:
             del self._loaded[key]
-        task = asyncio.create_task(asyncio.to_thread(_close, loaded.engine))
+        task = asyncio.create_task(asyncio.to_thread(loaded.engine.close))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         log.info("unloaded %s", loaded.stored.name.shortest)
@@ -191,11 +193,6 @@ def _num_bytes(weights: Any) -> int:
     if is_dataclass(weights):
         return sum(_num_bytes(getattr(weights, each.name)) for each in fields(weights))
     return sum(map(_num_bytes, weights)) if isinstance(weights, tuple) else 0
-
-
-def _close(engine: Engine) -> None:
-    engine.close()
-    gc.collect()  # the weights go now, not when the collector feels like it
 
 
 def _resolve_device(device: str) -> str:

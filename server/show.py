@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,9 @@ def show_json(model: StoredModel, request: ShowRequest) -> Json:
         answer["messages"] = [
             {"role": each.role, "content": each.content} for each in model.messages
         ]
-    metadata = {key: value for key, value in facts.metadata.items() if key not in _HIDDEN_KEYS}
+    metadata = {
+        key: _as_json(value) for key, value in facts.metadata.items() if key not in _HIDDEN_KEYS
+    }
     answer["model_info"] = {"general.parameter_count": facts.num_parameters} | metadata
     answer["tensors"] = [
         {"name": tensor.name, "type": tensor.type_name, "shape": list(tensor.shape)}
@@ -46,6 +49,13 @@ def show_json(model: StoredModel, request: ShowRequest) -> Json:
     answer["capabilities"] = model.capabilities
     answer["modified_at"] = rfc3339(model.manifest.modified_ns)
     return answer
+
+
+def _as_json(value: Any) -> Any:
+    """JSON has no infinity and no NaN, GGUF files may."""
+    if isinstance(value, list):
+        return [_as_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parameter_lines(parameters: Mapping[str, Any]) -> Iterator[str]:

@@ -58,6 +58,11 @@ async def generate(
                     return
     finally:
         generation.cancel()
+        mailbox.on_overflow = _nothing  # no cycle that would keep the model in memory
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Mailbox:
@@ -70,7 +75,7 @@ class _Mailbox:
         self._num_chars = 0
         self._has_overflown = False
         self._arrival = asyncio.Event()
-        self.on_overflow: Callable[[], None] = lambda: None
+        self.on_overflow: Callable[[], None] = _nothing
 
     def put(self, event: Event) -> None:
         """Called on the engine's thread."""

@@ -61,6 +61,16 @@ class GGUFFile:
         tensor = self.tensors[name]
         return np.frombuffer(self._map, np.uint8, tensor.nbytes, tensor.offset)
 
+    def forget(self, name: str) -> None:
+        """Takes a tensor's pages out of this process's memory; the system's cache keeps them.
+
+        A copy of the weights must not count twice. Views stay valid: their pages come back.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            tensor = self.tensors[name]
+            start = tensor.offset - tensor.offset % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.nbytes - start)
+
     def close(self) -> None:
         """Unmaps the file, or leaves that to the last of the views that `raw` gave away."""
         try:
@@ -100,6 +110,7 @@ class GGUFCheckpoint(TranslatedCheckpoint):
         else:
             values = torch.empty(num_values, dtype=PLAIN_TYPES[tensor.layout.name])
             values.view(torch.uint8).numpy()[:] = packed
+        self._file.forget(stored_name)
         return values.view(tensor.shape)
 
 

@@ -130,6 +130,7 @@ def test_the_official_client_reads_all_of_it(client: ollama.Client, server: Runn
     assert shown.modelinfo
     assert shown.details is not None
     assert shown.details.family == "rwkv7"
+    server.unload_all()
     client.generate(DEMO, keep_alive="10m")
     running_models = client.ps().models
     assert [each.name for each in running_models] == [f"{DEMO}:latest"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import statistics
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -232,6 +234,25 @@ def test_a_model_in_use_is_not_unloaded(server: RunningServer) -> None:
             assert "error" not in json.loads(next(lines))
         assert len(server.context.manager.loaded()) == 1
     wait_until(lambda: not server.context.manager.loaded())
+
+
+def test_an_unloaded_model_gives_its_memory_back_at_once(server: RunningServer) -> None:
+    gc.disable()  # weights are too large to wait for the collector of cycles
+    try:
+        short(server)
+        with endless_stream(server) as lines:
+            next(lines)
+        model = weakref.ref(server.context.manager.loaded()[0].model)
+        server.unload_all()
+        wait_until(lambda: model() is None)
+    finally:
+        gc.enable()
+
+
+def test_an_engine_that_has_died_is_replaced(server: RunningServer) -> None:
+    short(server)
+    server.context.manager.loaded()[0].engine.close()
+    assert short(server)["done"]
 
 
 def test_a_file_that_cannot_be_loaded_is_an_error_in_one_line(

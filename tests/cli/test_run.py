@@ -69,7 +69,7 @@ def test_what_is_shown_is_what_the_server_answers(anser: Anser) -> None:
             enter(terminal, "/clear")
             if "\n" in content:
                 terminal.send('"""first\r')
-                terminal.expect(r"\.\.\. ")
+                terminal.expect(r"\.\.\.")
                 reply = enter(terminal, 'second"""')
             else:
                 reply = enter(terminal, content)
@@ -116,7 +116,7 @@ def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(anser: Anser) -> None:
     with begin(anser, ENDLESS) as terminal:
         terminal.send("Go on\r")
         terminal.expect(r"Thinking\.\.\.")
-        terminal.expect(r"w\d+ w\d+")
+        terminal.expect(r"w\d+ >w\d+")
         terminal.send("\x03")
         terminal.expect(PROMPT)
         # One generation at a time: this waits for ever if the first still runs.
@@ -174,7 +174,7 @@ def test_a_bare_think_does_not_take_the_prompt_for_its_level(anser: Anser) -> No
 
 def test_ctrl_c_ends_a_single_question(anser: Anser) -> None:
     with anser.terminal("run", ENDLESS, "Hello") as terminal:
-        terminal.expect(r"w\d+ w\d+")
+        terminal.expect(r"w\d+ >w\d+")
         terminal.send("\x03")
         assert terminal.wait() == 130
     assert "Traceback" not in terminal.raw

@@ -1,4 +1,4 @@
-"""The engine on a real, small, random model: what it writes, and how it ends in every way there is."""
+"""The engine on a real, small, random model: what it writes, and every way to end."""
 
 from __future__ import annotations
 
@@ -220,11 +220,21 @@ def test_a_seed_repeats_and_requests_do_not_disturb_each_other(engine: Engine) -
     assert [text == first.text for text in texts] == [False, True, False, True]
 
 
+def closed_gate(model: WatchedModel) -> threading.Event:
+    """The model waits for this event before it reads anything."""
+    gate = threading.Event()
+
+    def before(index: int) -> None:
+        gate.wait(TIMEOUT_S)
+
+    model.before = before
+    return gate
+
+
 def test_requests_are_served_in_order(engine: Engine, model: WatchedModel) -> None:
     order: list[int] = []
     receivers = [Receiver() for _ in range(5)]
-    gate = threading.Event()
-    model.before = lambda index: gate.wait(TIMEOUT_S) and None  # until all are there
+    gate = closed_gate(model)  # until all are there
     for number, receiver in enumerate(receivers):
 
         def sink(event: Event, number: int = number, receiver: Receiver = receiver) -> None:
@@ -280,8 +290,7 @@ def test_cancelling_stops_inside_a_prompt(engine: Engine, model: WatchedModel) -
 
 
 def test_cancelling_a_waiting_request_frees_it_at_once(engine: Engine, model: WatchedModel) -> None:
-    gate = threading.Event()
-    model.before = lambda index: gate.wait(TIMEOUT_S) and None
+    gate = closed_gate(model)
     first, second, third = Receiver(), Receiver(), Receiver()
     engine.submit(request(), first)
     waiting = engine.submit(request([7] * 100), second)
@@ -330,7 +339,7 @@ def test_a_failure_keeps_no_state_in_memory(engine: Engine, model: WatchedModel)
     error = receiver.failure()
     assert isinstance(error, GenerationError)
     assert "logits are not finite numbers" in str(error)
-    assert error.__traceback__ is error.__cause__ is error.__context__ is None
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
     run(engine, request())  # so that the thread is past the first
     gc.collect()
     assert model.states[0]() is None
@@ -396,6 +405,7 @@ def test_an_engine_may_be_closed_by_a_receiver(engine: Engine) -> None:
     assert isinstance(receiver.failure(), EngineStoppedError)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_thread_shows_and_fails_everyone(engine: Engine, model: WatchedModel) -> None:
     may_die = threading.Event()
 

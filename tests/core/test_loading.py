@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
+from rwkv_core.checkpoint import open_checkpoint, read_config
+from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import AnserError, CheckpointError, OptionError, TokenizerError
-from rwkv_core.loading import load_model
+from rwkv_core.loading import find_tokenizer, load_model
 from rwkv_core.model import Model, is_matrix
 from rwkv_core.tokenizer import WorldTokenizer
 from tests.tools.random_checkpoint import (
@@ -201,6 +204,14 @@ LARGE = ModelConfig(
     gate_rank=64,
 )
 
+
+def _write_q8_0(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    write_pth(path.with_suffix(".pth"), tensors)
+    with closing(open_checkpoint(path.with_suffix(".pth"))) as checkpoint:
+        tokenizer = find_tokenizer(checkpoint, read_config(checkpoint))
+        convert_to_gguf(checkpoint, tokenizer, path, name="large", quantize="q8_0")
+
+
 MEASURE = """
 import json, sys
 from pathlib import Path
@@ -228,6 +239,7 @@ def large_tensors() -> dict[str, Tensor]:
     [
         (write_pth, torch.bfloat16, torch.bfloat16),
         (write_safetensors, torch.float16, torch.float32),
+        (_write_q8_0, torch.float32, torch.float32),
     ],
 )
 def test_loading_holds_one_tensor_beside_the_weights(

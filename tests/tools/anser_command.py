@@ -132,7 +132,7 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE_S
         while not (match := re.compile(pattern).search(self.text, self._num_seen)):
             remaining = deadline - time.monotonic()
-            if not self._read(remaining):
+            if remaining <= 0 or not self._read(remaining):
                 raise AssertionError(f"no {pattern!r} in {self.text[self._num_seen :]!r}")
         start, self._num_seen = self._num_seen, match.end()
         return self.text[start : match.end()]
@@ -144,7 +144,7 @@ class Terminal:
         return self.process.wait(PATIENCE_S)
 
     def _read(self, timeout_s: float) -> bool:
-        readable, _, _ = select.select([self._master], [], [], max(timeout_s, 0))
+        readable, _, _ = select.select([self._master], [], [], timeout_s)
         if not readable:
             return False
         try:
