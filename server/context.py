@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -18,8 +17,6 @@ from server.names import ModelName
 from server.settings import Settings
 from server.store import Store
 from server.stored_model import ForeignModelError, StoredModel, open_model
-
-log = logging.getLogger(__name__)
 
 _Model = TypeVar("_Model", bound=GoModel)
 

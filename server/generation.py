@@ -8,15 +8,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from rwkv_core.chat.messages import ToolCall
 from rwkv_core.chat.reply import ReplyKind, ReplyParser, ReplyPart
 from rwkv_core.engine import FinishedEvent, GenerationRequest, GenerationStats
 from server.model_manager import LoadedModel
 from server.options import Options
 from server.prompts import Prompt
-from server.stored_model import StoredModel
 from server.streaming import generate
-from server.tool_calls import ToolCallParser
+from server.tool_calls import NumberedCall, ToolCallParser
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Final:
-    """How the reply ended. `context` is every token of prompt and reply."""
+    """How the reply ended. `context` is every token of prompt and reply, if that was asked for."""
 
     reason: str
     stats: GenerationStats
@@ -44,7 +42,7 @@ class Piece:
 
     content: str = ""
     thinking: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[NumberedCall, ...] = ()
     final: Final | None = None
 
     @property
@@ -53,14 +51,19 @@ class Piece:
 
 
 async def reply(
-    stored: StoredModel, loaded: LoadedModel, prompt: Prompt, options: Options, timing: Timing
+    loaded: LoadedModel,
+    prompt: Prompt,
+    options: Options,
+    timing: Timing,
+    *,
+    with_context: bool = False,
 ) -> AsyncGenerator[Piece]:
     """Generates the reply. Closing the generator cancels the generation.
 
     Raises OptionError for a prompt or options that the engine refuses, GenerationError or
     EngineStoppedError when it fails.
     """
-    tokenizer = loaded.model.tokenizer
+    tokenizer, facts = loaded.model.tokenizer, loaded.stored.facts
 
     def encode(text: str) -> tuple[int, ...]:
         return (*prompt.context, *tokenizer.encode(text))
@@ -70,17 +73,17 @@ async def reply(
     request = GenerationRequest(
         prompt_token_ids=token_ids,
         sampling=options.sampling,
-        max_new_tokens=options.max_new_tokens(len(token_ids), stored.facts.context_length),
+        max_new_tokens=options.max_new_tokens(len(token_ids), facts.context_length),
         stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
     )
-    reader = _Reader(stored, prompt)
-    texts: list[str] = []
+    reader = _Reader(prompt)
+    texts = [prompt.text]
     async with aclosing(generate(loaded.engine, request)) as events:
         async for event in events:
             if isinstance(event, FinishedEvent):
                 for piece in reader.flush():
                     yield piece
-                context = await asyncio.to_thread(encode, prompt.text + "".join(texts))
+                context = await asyncio.to_thread(encode, "".join(texts)) if with_context else ()
                 yield Piece(final=_final(event, context, timing))
             else:
                 texts.append(event.text)
@@ -111,12 +114,10 @@ def _final(event: FinishedEvent, context: tuple[int, ...], timing: Timing) -> Fi
 class _Reader:
     """Raw text to pieces: the thought apart from the content, calls of tools apart from both."""
 
-    def __init__(self, stored: StoredModel, prompt: Prompt) -> None:
-        fmt = stored.prompt_format
+    def __init__(self, prompt: Prompt) -> None:
+        fmt, tools = prompt.format, prompt.format.tools
         self._parser = ReplyParser(fmt, prompt.think) if prompt.think else None
-        self._tools = (
-            ToolCallParser(fmt.tools, prompt.tools) if fmt.tools and prompt.tools else None
-        )
+        self._tools = ToolCallParser(tools, prompt.tools) if tools and prompt.tools else None
 
     def push(self, text: str) -> list[Piece]:
         if self._parser is None:
@@ -134,7 +135,7 @@ class _Reader:
         """At most one piece: what came at once goes out at once."""
         thinking = "".join(part.text for part in parts if part.kind is ReplyKind.THINKING)
         content = "".join(part.text for part in parts if part.kind is ReplyKind.CONTENT)
-        calls: list[ToolCall] = []
+        calls: list[NumberedCall] = []
         if self._tools:
             content, calls = self._tools.push(content)
         piece = Piece(content, thinking, tuple(calls))

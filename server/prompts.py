@@ -20,13 +20,14 @@ _ROLES = get_args(Role)
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads: the tokens of an earlier `context`, then `text`.
+    """What the model reads: the tokens of an earlier `context`, then `text` in `format`.
 
     `think` is the mode to parse the reply in; None when the reply is taken as it is. `tools` are
     the names that a reply may call. `stops` end the reply besides the request's own.
     """
 
     text: str
+    format: PromptFormat
     stops: tuple[str, ...] = ()
     think: Think | None = None
     tools: tuple[str, ...] = ()
@@ -35,9 +36,10 @@ class Prompt:
 
 def generate_prompt(model: StoredModel, request: schemas.GenerateRequest, earlier: str) -> Prompt:
     """The prompt of `/api/generate`. `earlier` is the text of the request's context."""
+    fmt = model.prompt_format
     if request.raw:
-        return Prompt(request.prompt)
-    fmt, think = model.prompt_format, effective_think(model.prompt_format, request.think)
+        return Prompt(request.prompt, fmt)
+    think = effective_think(fmt, request.think)
     system = request.system or model.system
     messages = [Message("system", system)] if system else []
     if request.context:
@@ -51,7 +53,7 @@ def generate_prompt(model: StoredModel, request: schemas.GenerateRequest, earlie
     text = render_chat(fmt, messages, think=think)
     if request.context and not earlier.endswith(fmt.separator):
         text = fmt.separator + text
-    return Prompt(text, fmt.stops, think, context=tuple(request.context))
+    return Prompt(text, fmt, fmt.stops, think, context=tuple(request.context))
 
 
 def chat_prompt(model: StoredModel, request: schemas.ChatRequest) -> Prompt:
@@ -64,8 +66,8 @@ def chat_prompt(model: StoredModel, request: schemas.ChatRequest) -> Prompt:
     text = render_chat(fmt, messages, think=think, tools=tools)
     last = messages[-1]
     if last.role == "assistant" and not last.tool_calls:
-        return Prompt(text, fmt.stops)  # the reply goes on inside that message
-    return Prompt(text, fmt.stops, think, tuple(tool.function.name for tool in request.tools))
+        return Prompt(text, fmt, fmt.stops)  # the reply goes on inside that message
+    return Prompt(text, fmt, fmt.stops, think, tuple(tool.function.name for tool in request.tools))
 
 
 def effective_think(fmt: PromptFormat, think: Think | None) -> Think:

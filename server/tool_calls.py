@@ -6,6 +6,7 @@ import json
 import secrets
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rwkv_core.chat.messages import ToolCall
@@ -31,11 +32,20 @@ def called(call: schemas.ToolCall) -> ToolCall:
     return ToolCall(call.function.name, call.function.arguments)
 
 
-def tool_call_json(index: int, call: ToolCall) -> dict[str, Any]:
+def tool_call_json(numbered: NumberedCall) -> dict[str, Any]:
     """A call as it goes out, with an id of its own."""
     suffix = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
-    function = {"index": index, "name": call.name, "arguments": dict(call.arguments)}
+    name, arguments = numbered.call.name, dict(numbered.call.arguments)
+    function = {"index": numbered.index, "name": name, "arguments": arguments}
     return {"id": f"call_{suffix}", "function": function}
+
+
+@dataclass(frozen=True)
+class NumberedCall:
+    """A call in a reply; the first one has index 0."""
+
+    index: int
+    call: ToolCall
 
 
 class ToolCallParser:
@@ -50,20 +60,21 @@ class ToolCallParser:
         self._open = fmt.call_open
         self._close = fmt.call_close
         self._names = frozenset(names)
+        self._num_calls = 0
         self._held = ""
         self._is_inside = is_open
         self._is_after_call = False  # the white space there belongs to the call
 
-    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+    def push(self, text: str) -> tuple[str, list[NumberedCall]]:
         """Takes the next piece of content; returns the text and the calls that are now certain."""
         self._held += text
         texts: list[str] = []
-        calls: list[ToolCall] = []
+        calls: list[NumberedCall] = []
         while self._step(texts, calls):
             pass
         return "".join(texts), calls
 
-    def flush(self) -> tuple[str, list[ToolCall]]:
+    def flush(self) -> tuple[str, list[NumberedCall]]:
         """The reply is over: an open fence may still hold a whole call, the rest is text."""
         held, self._held = self._held, ""
         if not self._is_inside:
@@ -72,7 +83,7 @@ class ToolCallParser:
         call = self._read_call(held)
         return ("", [call]) if call else (f"{self._open}{held}", [])
 
-    def _step(self, texts: list[str], calls: list[ToolCall]) -> bool:
+    def _step(self, texts: list[str], calls: list[NumberedCall]) -> bool:
         if self._is_inside:
             body, closing, rest = self._held.partition(f"\n{self._close}")
             if not closing:
@@ -98,7 +109,7 @@ class ToolCallParser:
         self._held = before[certain:]
         return False
 
-    def _read_call(self, body: str) -> ToolCall | None:
+    def _read_call(self, body: str) -> NumberedCall | None:
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
@@ -108,7 +119,8 @@ class ToolCallParser:
         name, arguments = value.get("name"), value.get("arguments", {})
         if name not in self._names or not isinstance(arguments, Mapping):
             return None
-        return ToolCall(name, arguments)
+        self._num_calls += 1
+        return NumberedCall(self._num_calls - 1, ToolCall(name, arguments))
 
 
 def _schemas(schema: dict[str, Any]) -> list[dict[str, Any]]:

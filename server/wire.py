@@ -14,13 +14,12 @@ from server.tool_calls import tool_call_json
 Json = dict[str, Any]
 
 
-def generate_json(model: str, piece: Piece, *, with_context: bool) -> Json:
+def generate_json(model: str, piece: Piece) -> Json:
     """A chunk, or the whole answer, of `/api/generate`."""
     answer: Json = {"model": model, "created_at": now_rfc3339(), "response": piece.content}
     if piece.thinking:
         answer["thinking"] = piece.thinking
-    context = list(piece.final.context) if piece.final and with_context else []
-    return answer | _ending(piece.final, {"context": context} if context else {})
+    return answer | _ending(piece.final)
 
 
 def chat_json(model: str, piece: Piece) -> Json:
@@ -29,9 +28,9 @@ def chat_json(model: str, piece: Piece) -> Json:
     if piece.thinking:
         message["thinking"] = piece.thinking
     if piece.tool_calls:
-        message["tool_calls"] = [tool_call_json(i, call) for i, call in enumerate(piece.tool_calls)]
+        message["tool_calls"] = [tool_call_json(call) for call in piece.tool_calls]
     answer: Json = {"model": model, "created_at": now_rfc3339(), "message": message}
-    return answer | _ending(piece.final, {})
+    return answer | _ending(piece.final)
 
 
 def generate_done(model: str, reason: str) -> Json:
@@ -108,9 +107,10 @@ def running_model(loaded: LoadedModel) -> Json:
     }
 
 
-def _ending(final: Final | None, context: Json) -> Json:
+def _ending(final: Final | None) -> Json:
     if final is None:
         return {"done": False}
+    context = {"context": list(final.context)} if final.context else {}
     metrics = {
         "total_duration": final.total_ns,
         "load_duration": final.load_ns,

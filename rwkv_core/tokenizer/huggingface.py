@@ -40,9 +40,9 @@ class HuggingFaceTokenizer:
             for name, token_id in vocabulary.items()
             if token_id not in special
         }
-        self._eos_token_ids = frozenset(
-            token_id for token_id, name in special.items() if name in _END_OF_TEXT
-        )
+        ends = {token_id for token_id, name in special.items() if name in _END_OF_TEXT}
+        # RWKV's habit is to end texts with id 0, whatever its name.
+        self._eos_token_ids = frozenset(ends or {0} & special.keys())
 
     @property
     def vocab_size(self) -> int:

@@ -151,9 +151,9 @@ def _unescape(token: str, index: int) -> bytes:
 
 @cache
 def _world() -> WorldTokenizer:
-    spec = find_spec("pyrwkv_tokenizer")
+    spec = find_spec("rwkv")  # the authors' package, of which only this file is read
     if spec is None or spec.origin is None:
-        raise TokenizerError("the World vocabulary is missing; pip install pyrwkv-tokenizer")
+        raise TokenizerError("the World vocabulary is missing; pip install rwkv")
     tokens: list[bytes | None] = [None] * WORLD_VOCAB_SIZE
     vocabulary = Path(spec.origin).parent / "rwkv_vocab_v20230424.txt"
     for line in vocabulary.read_text(encoding="utf-8").split("\n")[:-1]:

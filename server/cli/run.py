@@ -12,7 +12,7 @@ from server.cli.commands import Commands, can_think
 from server.cli.connection import connected
 from server.cli.errors import CommandError, ServerError
 from server.cli.private_server import anser_folder
-from server.cli.terminal import Spinner
+from server.cli.terminal import ReplyWriter, Spinner
 from server.settings import Settings
 
 _INTERRUPTED = 130
@@ -22,8 +22,10 @@ def execute(arguments: argparse.Namespace) -> int:
     prompt = _read_prompt(arguments.prompt)
     is_chat = not arguments.prompt and sys.stdin.isatty() and sys.stdout.isatty()
     with connected(Settings.from_environment()) as client:
-        chat = _begin(client, arguments)
+        info = _find_model(client, arguments.model)
+        chat = _begin(arguments, info)
         if is_chat:
+            _show_messages(chat, info)
             _converse(client, chat)
         elif prompt.strip():
             return 0 if chat.ask(client, prompt, sys.stdout, sys.stderr) else _INTERRUPTED
@@ -38,9 +40,8 @@ def _read_prompt(words: list[str]) -> str:
     return " ".join([piped, *words] if piped else words)
 
 
-def _begin(client: Client, arguments: argparse.Namespace) -> Chat:
+def _begin(arguments: argparse.Namespace, info: Json) -> Chat:
     """The chat that the flags ask for. Raises CommandError for a model that cannot take part."""
-    info = _find_model(client, arguments.model)
     if arguments.think and not can_think(info):
         raise CommandError(f'"{arguments.model}" does not support thinking; leave --think out')
     return Chat(
@@ -63,6 +64,18 @@ def _find_model(client: Client, model: str) -> Json:
             f"model '{model}' not found; `anser list` shows the models that are here, "
             f"`anser create {model} -f Modelfile` makes one from a file"
         ) from error
+
+
+def _show_messages(chat: Chat, info: Json) -> None:
+    """The turns that the model's Modelfile puts before every chat."""
+    for message in info.get("messages") or []:
+        if message["role"] == "user":
+            print(f">>> {message['content']}")
+        elif message["role"] == "assistant":
+            writer = ReplyWriter(sys.stdout, wrap=chat.wraps_words)
+            writer.content(message["content"])
+            writer.finish()
+            print()
 
 
 def _converse(client: Client, chat: Chat) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -22,7 +23,7 @@ from server.settings import Settings
 _GRACE_S = 1
 # A step of the engine cannot be interrupted, and reading a long prompt into a big model takes one
 # longer than a user waits. Nothing is lost by not waiting for it.
-_LAST_S = 2.0
+_LAST_S = 1.0
 _KEEP_CONNECTION_S = 120
 
 
@@ -34,7 +35,7 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     configure_logging(is_debug=settings.is_debug)
     server = _Server(create_app(settings), _announcement(settings, is_child))
     if is_child:
-        threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     server.run(sockets=[listener])
     return server.started
 
@@ -55,16 +56,11 @@ class _Server(uvicorn.Server):
         self._app = app
         self._announcement = announcement
 
-    def stop(self) -> None:
-        """Thread-safe; also called by signals."""
-        self.should_exit = True
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
         watchdog = threading.Timer(_GRACE_S + _LAST_S, os._exit, (0,))
         watchdog.daemon = True
         watchdog.start()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -91,9 +87,9 @@ def _announcement(settings: Settings, is_child: bool) -> str:
     )
 
 
-def _stop_with_stdin(server: _Server) -> None:
+def _end_with_stdin() -> None:
     # Not sys.stdin: a thread that waits inside its lock would disturb the interpreter's end.
     descriptor = sys.stdin.fileno()
     while os.read(descriptor, 1024):
         pass
-    server.stop()
+    os.kill(os.getpid(), signal.SIGTERM)

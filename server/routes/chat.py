@@ -69,7 +69,7 @@ async def _answers(
         if asked.debug_render_only:
             yield chat_debug(asked.model, prompt.text)
             return
-        pieces = reply(model, loaded, prompt, options, timing)
+        pieces = reply(loaded, prompt, options, timing)
         async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
             async for piece in answers:
                 yield chat_json(asked.model, piece)

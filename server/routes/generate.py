@@ -70,10 +70,10 @@ async def _answers(
         if asked.debug_render_only:
             yield generate_debug(asked.model, earlier + prompt.text)
             return
-        pieces = reply(model, loaded, prompt, options, timing)
+        pieces = reply(loaded, prompt, options, timing, with_context=not asked.raw)
         async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
             async for piece in answers:
-                yield generate_json(asked.model, piece, with_context=not asked.raw)
+                yield generate_json(asked.model, piece)
 
 
 def _earlier_text(tokenizer: Tokenizer, context: list[int]) -> str:

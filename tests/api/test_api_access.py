@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_other_hosts_are_kept_out(server: RunningServer, host: str) -> None:
     assert (response.status_code, response.content) == (403, b"")
     response = server.http.post("/api/generate", json={"model": "x"}, headers={"Host": host})
     assert (response.status_code, response.content) == (403, b"")
+
+
+def test_options_without_an_origin(server: RunningServer) -> None:
+    assert server.http.options("/api/chat", headers={"Host": "localhost"}).status_code == 204
+    assert server.http.options("/api/chat", headers={"Host": "127.0.0.1"}).status_code == 405
+    assert server.http.options("/api/chat", headers={"Host": "example.com"}).status_code == 403
 
 
 def test_a_server_for_everyone_takes_any_host(models: Path) -> None:
@@ -91,6 +98,24 @@ def test_every_origin_when_the_user_says_so(models: Path) -> None:
     with running(Settings(models=models, device="cpu", origins=("*",))) as server:
         response = get(server, Origin="https://anything.example")
         assert response.headers["access-control-allow-origin"] == "*"
+
+
+def test_the_log_has_a_line_for_what_is_worth_one(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("anser.requests")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.INFO, logger.name):
+            get(server)  # clients do this every few seconds
+            server.http.get("/no%0Asuch?secret=1")
+            server.post("/api/show", model="none")
+    finally:
+        logger.removeHandler(caplog.handler)
+    lines = {record.getMessage() for record in caplog.records}
+    assert len(lines) == 2
+    assert any(line.startswith("404 | ") and '"/no\\nsuch"' in line for line in lines)
+    assert any('POST    "/api/show"' in line for line in lines)
 
 
 def test_errors_carry_the_origin_too(server: RunningServer) -> None:

@@ -10,7 +10,7 @@ from rwkv_core.chat.messages import ToolCall
 from rwkv_core.chat.prompt_format import ToolFormat, choose_prompt_format
 from server.go_decode import decode
 from server.schemas import ChatRequest
-from server.tool_calls import ToolCallParser, offered_tool, tool_call_json
+from server.tool_calls import NumberedCall, ToolCallParser, offered_tool, tool_call_json
 
 CALL = ToolCall("get_weather", {"city": "Paris", "days": [1, 2]})
 FENCE = f"```json\n{json.dumps({'name': CALL.name, 'arguments': CALL.arguments})}\n```"
@@ -25,13 +25,16 @@ def tool_format() -> ToolFormat:
 def parse(text: str, size: int) -> tuple[str, list[ToolCall]]:
     """The content and the calls of a reply that comes in pieces of `size`."""
     parser = ToolCallParser(tool_format(), ["get_weather", "clock"])
-    content, calls = "", []
+    content = ""
+    calls: list[NumberedCall] = []
     for start in range(0, len(text), size):
         piece, found = parser.push(text[start : start + size])
         content += piece
         calls += found
     piece, found = parser.flush()
-    return content + piece, calls + found
+    calls += found
+    assert [each.index for each in calls] == list(range(len(calls)))
+    return content + piece, [each.call for each in calls]
 
 
 @pytest.mark.parametrize(
@@ -73,11 +76,11 @@ def test_nothing_of_a_fence_is_given_out_before_it_is_certain() -> None:
     parser = ToolCallParser(tool_format(), ["get_weather"])
     given_out = [parser.push(char) for char in FENCE]
     assert all(text == "" for text, _ in given_out)
-    assert [calls for _, calls in given_out if calls] == [[CALL]]
+    assert [calls for _, calls in given_out if calls] == [[NumberedCall(0, CALL)]]
 
 
 def test_a_call_on_the_wire() -> None:
-    first, second = tool_call_json(0, CALL), tool_call_json(1, CALL)
+    first, second = (tool_call_json(NumberedCall(index, CALL)) for index in (0, 1))
     assert first["function"] == {"index": 0, "name": CALL.name, "arguments": CALL.arguments}
     assert len(first["id"]) == len("call_") + 8
     assert first["id"] != second["id"]

@@ -45,10 +45,11 @@ def endless_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def anser(tmp_path_factory: pytest.TempPathFactory, endless_file: Path) -> Iterator[Anser]:
-    """A server that runs, with three models.
+    """A server that runs, with four models.
 
     `chatty` is the demo model where the package has it. `endless` never stops, `short` is the same
-    with 12 tokens a reply; both are greedy, so that a question has one answer.
+    with 12 tokens a reply; both are greedy, so that a question has one answer. `polite` begins with
+    messages of its own.
     """
     home = tmp_path_factory.mktemp("home")
     store = Store(home / "models")
@@ -60,6 +61,8 @@ def anser(tmp_path_factory: pytest.TempPathFactory, endless_file: Path) -> Itera
     )
     create(store, "rwkv7-g1-endless", f"FROM {endless_file}\nPARAMETER temperature 0\n")
     create(store, "rwkv7-g1-short", "FROM rwkv7-g1-endless\nPARAMETER num_predict 12\n")
+    greeting = "MESSAGE user Hi\nMESSAGE assistant Good morning!\n"
+    create(store, "rwkv7-g1-polite", f"FROM rwkv7-g1-endless\n{greeting}")
     with running_server(Anser(home, store.root)) as server:
         yield server
 

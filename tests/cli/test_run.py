@@ -129,6 +129,12 @@ def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(anser: Anser) -> None:
     assert "Traceback" not in terminal.raw
 
 
+def test_a_model_with_messages_shows_them_first(anser: Anser) -> None:
+    with anser.terminal("run", "rwkv7-g1-polite") as terminal:
+        terminal.expect(">>> Hi\r\nGood morning!\r\n\r\n")
+        terminal.expect(PROMPT)
+
+
 def test_history_is_kept_on_disk_for_the_next_chat(anser: Anser, tmp_path: Path) -> None:
     own = Anser(tmp_path, anser.models, anser.host)
     with begin(own, SHORT) as terminal:

@@ -45,6 +45,13 @@ def test_special_tokens_have_no_text_and_text_never_makes_them() -> None:
     assert TOKENIZER.decode(ids) == "a<|endoftext|>"
 
 
+def test_another_name_for_the_end_of_text() -> None:
+    content = ORACLE.to_str().replace("<|endoftext|>", "<|done|>")
+    assert HuggingFaceTokenizer(content).eos_token_ids == {0}
+    content = content.replace("<|padding|>", "</s>")
+    assert HuggingFaceTokenizer(content).eos_token_ids == {1}
+
+
 def test_added_tokens_are_their_text() -> None:
     ids = TOKENIZER.encode("a    b")
     assert TOKENIZER.vocab_size - 2 in ids
