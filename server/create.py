@@ -50,12 +50,13 @@ def create_model(
         layer = parent.manifest.layer(MODEL_TYPE)
         assert layer is not None  # every stored model has one
         blob, source = Blob(layer.digest, layer.size, is_new=False), parent.name.shortest
+        title = parent.title
     else:
-        parent, source = None, ""
+        parent, source, title = None, "", model_title(path)
         blob = _import_file(store, path, progress)
     try:
         progress("writing the manifest", 0, 0)
-        return write_model(store, name, blob, _parts(modelfile, parent), source=source)
+        return write_model(store, name, blob, _parts(modelfile, parent), source=source, title=title)
     except BaseException:
         if blob.is_new:
             store.blob_path(blob.digest).unlink(missing_ok=True)
@@ -182,7 +183,7 @@ def _convert(
 
 
 def model_title(path: Path) -> str:
-    """The `general.name` of a converted file: the prompt format is chosen by it."""
+    """What a file's name says about its model: the prompt format is chosen by it."""
     path = path.resolve()
     if path.is_dir():
         return path.name

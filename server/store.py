@@ -129,7 +129,10 @@ class Store:
     def remove_leftovers(self) -> None:
         """Deletes temporary files that a killed process left behind more than a day ago."""
         oldest = time.time() - _TEMPORARY_LIFE_S
-        for path in (self.root / "blobs").glob(f"{_TEMPORARY_PREFIX}*"):
+        # With a dot in front: what the GGUF writer had begun beside such a file.
+        folder = self.root / "blobs"
+        prefixes = (_TEMPORARY_PREFIX, f".{_TEMPORARY_PREFIX}")
+        for path in (each for prefix in prefixes for each in folder.glob(f"{prefix}*")):
             try:
                 if path.stat().st_mtime < oldest:
                     path.unlink()

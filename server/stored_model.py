@@ -30,6 +30,10 @@ from server.store import Blob, Store
 _MAX_TEXT_BYTES = 16 << 20
 
 
+# In the config blob: a file's name often says what its `general.name` does not (World or G1).
+_TITLE = "anser_title"
+
+
 class ForeignModelError(AnserError):
     """A stored model that is no RWKV-7 GGUF."""
 
@@ -49,6 +53,11 @@ class StoredModel:
     parameters: Mapping[str, Any]
     messages: tuple[Message, ...]
     licenses: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The name of the file that the model was made from; "" if it is not known."""
+        return str(self.config.get(_TITLE, ""))
 
     @property
     def capabilities(self) -> list[str]:
@@ -131,8 +140,11 @@ def write_model(
     *,
     source: str = "",
     note: str = "",
+    title: str = "",
 ) -> Manifest:
-    """Registers the GGUF `model` with its parts; `note` is kept in the config blob under "anser".
+    """Registers the GGUF `model` with its parts; `note` and `title` are kept in the config blob.
+
+    `title` is the name of the file that it was made from, `source` that of the model.
 
     Raises StoreError when the store cannot be written, CheckpointError when the blob is no GGUF
     file.
@@ -153,7 +165,7 @@ def write_model(
         add(MESSAGES_TYPE, json.dumps([dict(each) for each in parts.messages], ensure_ascii=False))
     for text in parts.licenses:
         add(LICENSE_TYPE, text)
-    config = {
+    config: dict[str, Any] = {
         "model_format": "gguf",
         "model_family": facts.architecture,
         "model_families": [facts.architecture],
@@ -163,7 +175,8 @@ def write_model(
         "architecture": "amd64",
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-    } | ({"anser": note} if note else {})
+    }
+    config |= {key: value for key, value in {"anser": note, _TITLE: title}.items() if value}
     blob = store.add_blob(json.dumps(config).encode())
     return store.write_manifest(name, blob.as_layer(CONFIG_TYPE), tuple(layers))
 
@@ -200,7 +213,7 @@ def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredMode
         manifest=manifest,
         path=path,
         facts=facts,
-        prompt_format=choose_prompt_format(name.shortest, facts.name),
+        prompt_format=choose_prompt_format(name.shortest, facts.name, str(config.get(_TITLE, ""))),
         config=config,
         system="".join(texts(SYSTEM_TYPE)[-1:]),
         template="".join(texts(TEMPLATE_TYPE)[-1:]),

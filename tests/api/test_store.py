@@ -234,9 +234,12 @@ def test_readers_never_see_half_a_manifest(store: Store, gguf: Path) -> None:
 
 def test_leftovers_of_a_killed_process_go_after_a_day(store: Store) -> None:
     old, new = store.temporary_file(), store.temporary_file()
-    os.utime(old, (0, 0))
+    begun = old.with_name(f".{old.name}.0123abcd.partial")  # by the GGUF writer, beside `old`
+    begun.touch()
+    for path in (old, begun):
+        os.utime(path, (0, 0))
     store.remove_leftovers()
-    assert (old.exists(), new.exists()) == (False, True)
+    assert (old.exists(), begun.exists(), new.exists()) == (False, False, True)
 
 
 def test_the_demo_model_is_put_there_once(store: Store, gguf: Path) -> None:

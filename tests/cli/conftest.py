@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.tokenizer import WorldTokenizer
@@ -20,6 +21,10 @@ from server.names import ModelName
 from server.store import Store
 from tests.tools.anser_command import PATIENCE_S, Anser
 from tests.tools.gguf_files import SMALL, random_checkpoint
+
+# A busy machine makes examples slow, which says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # 256 bytes at the ids 1 to 256, then words; id 0 ends a document. Every word closes the `<think`
 # that a prompt may end in, as a trained model does.

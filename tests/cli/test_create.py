@@ -8,6 +8,7 @@ import pickle
 import re
 import signal
 import zipfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from rwkv_core import load_model
+from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import AnserError
@@ -115,6 +117,16 @@ def test_a_gguf_file_is_stored_byte_for_byte(store: Store, files: dict[str, Path
     model = make(store, f"FROM {files['gguf']}\n")
     assert model.path.read_bytes() == files["gguf"].read_bytes()
     assert model.path.stat().st_ino != files["gguf"].stat().st_ino, "editing one changes the other"
+
+
+def test_the_file_says_the_format_when_nothing_inside_does(
+    store: Store, files: dict[str, Path], tmp_path: Path
+) -> None:
+    renamed = tmp_path / "rwkv7-g1-mine.gguf"
+    with closing(open_checkpoint(files["gguf"])) as checkpoint:
+        convert_to_gguf(checkpoint, WorldTokenizer.world(), renamed, name="untitled")
+    assert make(store, f"FROM {renamed}\n", "parent").prompt_format.name == "g1"
+    assert make(store, "FROM parent\n", "child").prompt_format.name == "g1"
 
 
 def test_a_modelfile_becomes_layers_and_a_child_inherits_them(
