@@ -39,7 +39,7 @@ ABILITIES = (
     Ability("arithmetic, thinking", "arithmetic", Mode.THINK, 0.95),
     Ability("arithmetic, answered directly", "arithmetic", Mode.NO_THINK, None),
     Ability("tool choice, call forced by the prompt", "tool_call", Mode.TOOL_CALL, 0.95),
-    Ability("tool choice, model decides whether to call", "tool_choice", None, 0.95),
+    Ability("tool choice, model decides whether to call", "tool_choice", None, None),
     Ability("reply made of a tool's result", "tool_result", None, None),
     Ability("identity and greeting", "identity", None, None),
     Ability("other small talk", "small_talk", None, None),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,13 @@ from torch.nn import Parameter
 from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.config import ModelConfig
-from rwkv_core.demo.dialogues import Dialogue, generate, training_segments
+from rwkv_core.demo.dialogues import (
+    KIND_WEIGHTS,
+    POLISH_WEIGHTS,
+    Dialogue,
+    generate,
+    training_segments,
+)
 from rwkv_core.demo.vocabulary import build_tokenizer
 from rwkv_core.demo.weights import initial_weight
 from rwkv_core.model import Weights, forward_hidden, linear
@@ -35,18 +41,31 @@ LENGTH_STEP = 32  # lengths are padded to multiples of it, so that few shapes oc
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stretch of training with its own dialogues and its own rise and fall of the rates."""
+
+    steps: int
+    seed: int  # of the dialogues; 2 is for evaluation
+    weights: Mapping[str, float]  # shares of the kinds of dialogues
+    peak: float = 1.0  # of the learning rates
+    warmup_steps: int = 100
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that decides the outcome. The defaults are what the shipped model was made with."""
 
     n_layer: int = 4
     n_embd: int = 256
-    steps: int = 2_800
     batch_tokens: int = 3_072
-    seed: int = 1
+    seed: int = 1  # of the initial weights
     muon_lr: float = 6e-3
     adam_lr: float = 3e-3
     weight_decay: float = 0.01
-    warmup_steps: int = 100
+    stages: tuple[Stage, ...] = (
+        Stage(steps=2_800, seed=1, weights=KIND_WEIGHTS),
+        Stage(steps=700, seed=3, weights=POLISH_WEIGHTS, peak=0.5),
+    )
 
 
 def demo_config(recipe: Recipe, vocab_size: int) -> ModelConfig:
@@ -88,19 +107,19 @@ def encode_example(dialogue: Dialogue, tokenizer: Tokenizer) -> Example:
     return Example(token_ids, labels)
 
 
-def batches(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids and labels [B, T] of about `batch_tokens`, of dialogues of similar length,
-    shuffled.
-    """
-    rng = random.Random(recipe.seed)
-    dialogues = generate(recipe.seed)
+def batches(
+    stage: Stage, batch_tokens: int, tokenizer: Tokenizer
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and labels [B, T], B T about `batch_tokens`, of dialogues of like length."""
+    rng = random.Random(stage.seed)
+    dialogues = generate(stage.seed, weights=stage.weights)
     while True:
         pool = [encode_example(each, tokenizer) for each in islice(dialogues, 4_096)]
         pool.sort(key=lambda example: len(example.token_ids))
         cut: list[list[Example]] = []
         while pool:
             length = _padded(len(pool[-1].token_ids))
-            count = max(1, recipe.batch_tokens // length)
+            count = max(1, batch_tokens // length)
             cut.append(pool[-count:])
             del pool[-count:]
         rng.shuffle(cut)
@@ -131,11 +150,11 @@ def loss_of(weights: Weights, config: ModelConfig, token_ids: Tensor, labels: Te
     return F.cross_entropy(logits, labels[wanted])
 
 
-def learning_rate_factor(step: int, recipe: Recipe) -> float:
+def learning_rate_factor(step: int, stage: Stage) -> float:
     """Linear warm-up, a plateau, and a linear way down to zero over the second half."""
-    warm_up = (step + 1) / recipe.warmup_steps
-    way_down = 2 * (1 - step / recipe.steps)
-    return min(1.0, warm_up, way_down)
+    warm_up = (step + 1) / stage.warmup_steps
+    way_down = 2 * (1 - step / stage.steps)
+    return stage.peak * min(1.0, warm_up, way_down)
 
 
 def make_optimizers(
@@ -160,45 +179,84 @@ def make_optimizers(
     )
 
 
-def train(recipe: Recipe, tokenizer: Tokenizer, checkpoint_path: Path) -> None:
-    """Runs the recipe; writes the weights now and then, float32, in the authors' `.pth` naming."""
+def train(
+    recipe: Recipe, tokenizer: Tokenizer, checkpoint_path: Path, *, first_stage: int = 1
+) -> None:
+    """Runs the recipe; writes the weights now and then, float32, in the authors' `.pth` naming.
+
+    With `first_stage` above 1 it goes on from the weights in `checkpoint_path`.
+    """
     torch.manual_seed(recipe.seed)
     config = demo_config(recipe, tokenizer.vocab_size)
+    stored = torch.load(checkpoint_path, weights_only=True) if first_stage > 1 else {}
     parameters: dict[str, Parameter] = {}
 
     def create(name: str) -> Tensor:
-        parameters[name] = Parameter(initial_weight(name, config))
+        initial = initial_weight(name, config)
+        parameters[name] = Parameter(stored.get(name, initial))
         return parameters[name]
 
     weights = Weights.load(config, create)
+    print(f"{sum(p.numel() for p in parameters.values()):,} parameters", flush=True)
+    for number, stage in enumerate(recipe.stages, start=1):
+        if number >= first_stage:
+            print(f"stage {number} of {len(recipe.stages)}", flush=True)
+            data = batches(stage, recipe.batch_tokens, tokenizer)
+            for step in train_stage(stage, recipe, weights, config, parameters, data):
+                if step % 500 == 0 or step == stage.steps:
+                    save_checkpoint(parameters, checkpoint_path)
+
+
+def train_stage(
+    stage: Stage,
+    recipe: Recipe,
+    weights: Weights,
+    config: ModelConfig,
+    parameters: dict[str, Parameter],
+    data: Iterator[tuple[Tensor, Tensor]],
+) -> Iterator[int]:
+    """Takes one step after the other, yielding the number of steps taken, and reports on them."""
     optimizers = make_optimizers(parameters, recipe)
     base_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    print(f"{sum(p.numel() for p in parameters.values()):,} parameters", flush=True)
-
-    started, num_tokens, losses = time.monotonic(), 0, []
-    data = islice(batches(recipe, tokenizer), recipe.steps)
-    for step, (token_ids, labels) in enumerate(data, start=1):
+    report = _Report(stage.steps)
+    for step, (token_ids, labels) in enumerate(islice(data, stage.steps)):
         for optimizer, base_rate in zip(optimizers, base_rates, strict=True):
-            optimizer.param_groups[0]["lr"] = base_rate * learning_rate_factor(step - 1, recipe)
+            optimizer.param_groups[0]["lr"] = base_rate * learning_rate_factor(step, stage)
         loss = loss_of(weights, config, token_ids, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        num_tokens += token_ids.numel()
-        losses.append(loss.item())
-        if step % 50 == 0 or step == recipe.steps:
-            seconds = time.monotonic() - started
-            print(
-                f"step {step}/{recipe.steps}  loss {sum(losses) / len(losses):.4f}  "
-                f"{num_tokens / 1e6:.2f} M tokens  {num_tokens / seconds:.0f} tokens/s  "
-                f"{seconds / 60:.1f} min",
-                flush=True,
-            )
-            losses.clear()
-        if step % 500 == 0 or step == recipe.steps:
-            save_checkpoint(parameters, checkpoint_path)
+        report.add(loss.item(), token_ids.numel())
+        yield step + 1
+
+
+class _Report:
+    """A line on the progress every 50 steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._started = time.monotonic()
+        self._num_steps = 0
+        self._num_tokens = 0
+        self._losses: list[float] = []
+
+    def add(self, loss: float, num_tokens: int) -> None:
+        self._num_steps += 1
+        self._num_tokens += num_tokens
+        self._losses.append(loss)
+        if self._num_steps % 50 and self._num_steps != self._steps:
+            return
+        seconds = time.monotonic() - self._started
+        print(
+            f"step {self._num_steps}/{self._steps}  "
+            f"loss {sum(self._losses) / len(self._losses):.4f}  "
+            f"{self._num_tokens / 1e6:.2f} M tokens  {self._num_tokens / seconds:.0f} tokens/s  "
+            f"{seconds / 60:.1f} min",
+            flush=True,
+        )
+        self._losses.clear()
 
 
 def save_checkpoint(parameters: dict[str, Parameter], path: Path) -> None:
@@ -222,17 +280,16 @@ def main() -> None:
         "--out", type=Path, default=Path("rwkv7-demo.gguf"), help="the GGUF to write"
     )
     parser.add_argument("--checkpoint", type=Path, help="the .pth to write (default: beside --out)")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument(
-        "--export-only", action="store_true", help="convert an existing --checkpoint"
+        "--first-stage",
+        type=int,
+        default=1,
+        help="go on from --checkpoint with this stage; one past the last only writes the GGUF",
     )
     arguments = parser.parse_args()
     checkpoint_path = arguments.checkpoint or arguments.out.with_suffix(".pth")
-    recipe = Recipe(steps=arguments.steps, seed=arguments.seed)
     tokenizer = build_tokenizer()
-    if not arguments.export_only:
-        train(recipe, tokenizer, checkpoint_path)
+    train(Recipe(), tokenizer, checkpoint_path, first_stage=arguments.first_stage)
     export(checkpoint_path, tokenizer, arguments.out)
     print(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB)")
 
