@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rwkv_core.sampler import SamplingOptions
-
 from server.errors import ApiError
 from server.go_text import go_quote
 from server.modelfile import PARAMETER_TYPES
