@@ -11,6 +11,7 @@ from typing import Any
 
 from rwkv_core.chat.messages import ToolCall
 from rwkv_core.chat.prompt_format import ToolFormat
+from rwkv_core.chat.reply import overlap
 from server import schemas
 
 _ID_LETTERS = string.ascii_lowercase + string.digits
@@ -104,7 +105,7 @@ class ToolCallParser:
             texts.append(before)
             self._held, self._is_inside = rest, True
             return True
-        certain = len(before) - _overlap(before, self._open)
+        certain = len(before) - overlap(before, self._open)
         texts.append(before[:certain])
         self._held = before[certain:]
         return False
@@ -129,9 +130,3 @@ def _schemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
     for each in [*schema.get("properties", {}).values(), *schema.get("anyOf", [])]:
         found += [each, *_schemas(each)]
     return found
-
-
-def _overlap(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `tag`."""
-    longest = min(len(text), len(tag) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)

@@ -110,7 +110,7 @@ class ReplyParser:
         end = self._held.find(close)
         is_closed = end >= 0
         if not is_closed:
-            end = len(self._held) - _overlap(self._held, close)
+            end = len(self._held) - overlap(self._held, close)
         thought = self._held[:end].rstrip()
         if thought:
             parts.append(ReplyPart(ReplyKind.THINKING, thought))
@@ -135,7 +135,7 @@ class ReplyParser:
         return bool(self._held)
 
 
-def _overlap(text: str, tag: str) -> int:
+def overlap(text: str, tag: str) -> int:
     """Length of the longest end of `text` that is a beginning of `tag`."""
     longest = min(len(text), len(tag) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)
