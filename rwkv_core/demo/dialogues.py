@@ -73,15 +73,6 @@ POLISH_WEIGHTS: Mapping[str, float] = {
     "identity": 0.04,
     "small_talk": 0.04,
 }
-# Last of all, when to call: a tool that is known but not offered is seldom asked for above.
-TOOL_CHOICE_WEIGHTS: Mapping[str, float] = {
-    "recall": 0.15,
-    "arithmetic": 0.08,
-    "tool_call": 0.12,
-    "tool_choice": 0.58,
-    "tool_result": 0.05,
-    "small_talk": 0.02,
-}
 MODE_WEIGHTS: Mapping[Mode, float] = {Mode.THINK: 0.4, Mode.NO_THINK: 0.3, Mode.PLAIN: 0.3}
 # Sums are thought through more often: a bare answer to a long one is mostly beyond the model.
 ARITHMETIC_MODE_WEIGHTS: Mapping[Mode, float] = {

@@ -26,7 +26,6 @@ from rwkv_core.config import ModelConfig
 from rwkv_core.demo.dialogues import (
     KIND_WEIGHTS,
     POLISH_WEIGHTS,
-    TOOL_CHOICE_WEIGHTS,
     Dialogue,
     generate,
     training_segments,
@@ -66,7 +65,6 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage(steps=2_800, seed=1, weights=KIND_WEIGHTS),
         Stage(steps=700, seed=3, weights=POLISH_WEIGHTS, peak=0.5),
-        Stage(steps=500, seed=4, weights=TOOL_CHOICE_WEIGHTS, peak=0.5),
     )
 
 
