@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.settings import Settings
-from tests.tools.running_server import RunningServer, running
+from tests.tools.running_server import RunningServer, running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,8 @@ def test_the_log_has_a_line_for_what_is_worth_one(
             get(server)  # clients do this every few seconds
             server.http.get("/no%0Asuch?secret=1")
             server.post("/api/show", model="none")
+            # A line follows the last byte of its response.
+            wait_until(lambda: len({record.getMessage() for record in caplog.records}) >= 2)
     finally:
         logger.removeHandler(caplog.handler)
     lines = {record.getMessage() for record in caplog.records}
