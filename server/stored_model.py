@@ -40,9 +40,13 @@ class ForeignModelError(AnserError):
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A runnable model. `name` is written as it is stored."""
+    """A runnable model. `name` is written as it is stored.
+
+    `title` is the name of the file that it was made from, "" if it is not known.
+    """
 
     name: ModelName
+    title: str
     manifest: Manifest
     path: Path
     facts: GGUFFacts
@@ -53,11 +57,6 @@ class StoredModel:
     parameters: Mapping[str, Any]
     messages: tuple[Message, ...]
     licenses: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """The name of the file that the model was made from; "" if it is not known."""
-        return str(self.config.get(_TITLE, ""))
 
     @property
     def capabilities(self) -> list[str]:
@@ -206,14 +205,16 @@ def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredMode
     def texts(media_type: str) -> list[str]:
         return [_read_text(store, each.digest) for each in manifest.all(media_type)]
 
+    title = str(config.get(_TITLE, ""))
     params = manifest.layer(PARAMS_TYPE)
     messages = manifest.layer(MESSAGES_TYPE)
     return StoredModel(
         name=name,
+        title=title,
         manifest=manifest,
         path=path,
         facts=facts,
-        prompt_format=choose_prompt_format(name.shortest, facts.name, str(config.get(_TITLE, ""))),
+        prompt_format=choose_prompt_format(name.shortest, facts.name, title),
         config=config,
         system="".join(texts(SYSTEM_TYPE)[-1:]),
         template="".join(texts(TEMPLATE_TYPE)[-1:]),
