@@ -18,6 +18,10 @@ class CheckpointError(AnserError):
         self.problem = problem
 
 
+class ModelTooLargeError(CheckpointError):
+    """A model that is sound, but needs more memory than there is."""
+
+
 class TokenizerError(AnserError):
     """A vocabulary that is missing, damaged, or not the model's."""
 
@@ -30,5 +34,13 @@ class EngineStoppedError(AnserError):
     """The engine was closed before it took the request, or while it held it."""
 
 
+class EngineBusyError(AnserError):
+    """As many requests wait as may; the client may try again."""
+
+
 class GenerationError(AnserError):
     """A prefill or decode step failed; only the request that was being served is affected."""
+
+
+class StateFileError(AnserError):
+    """A saved state that is damaged, or of another model."""

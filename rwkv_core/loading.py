@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from os import PathLike
@@ -12,12 +13,19 @@ import torch
 from torch import Tensor
 
 from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
-from rwkv_core.checkpoint.base import PLAIN_TYPES
+from rwkv_core.checkpoint.base import PLAIN_TYPES, main_type
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
-from rwkv_core.model import Model, Weights, is_matrix
+from rwkv_core.executor import Executor
+from rwkv_core.formulas import Weights, is_matrix
+from rwkv_core.kernel_executor import KernelExecutor, can_run
+from rwkv_core.kernels import native
+from rwkv_core.kernels.interface import Native
+from rwkv_core.memory import available_bytes, require_memory
+from rwkv_core.model import Model
 from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
+from rwkv_core.torch_executor import TorchExecutor
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -30,6 +38,9 @@ GGUF_TOKENS_KEY = "tokenizer.ggml.tokens"
 # or with a few rows added for a fine-tune.
 _WORLD_ROWS = range(65529, 65537 + 512)
 
+# Beside the weights: activations of a pass, states, the tokenizer, a slice of the file.
+_WORKING_BYTES = 200 << 20
+
 _MAX_TOKENIZER_BYTES = 256 << 20
 
 _Data = TypeVar("_Data")
@@ -40,39 +51,94 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    kernels: bool | None = None,
 ) -> Model:
     """Loads an RWKV-7 model and its tokenizer from a file or folder of any supported format.
 
-    `dtype` (float32, bfloat16 or float16) is the type of the matrices; vectors are always float32.
-    None keeps what the file has, except that on a CPU float16 and quantized weights become float32
-    (PyTorch's float16 products are a hundred times slower there), and elsewhere quantized weights
-    become float16. One tensor at a time is held beside the weights. Raises CheckpointError,
-    TokenizerError or OptionError.
+    On a CPU the kernels run it on weights as they are stored; `kernels` False, or a `dtype`, means
+    PyTorch instead, True an error where they cannot. In PyTorch `dtype` (float32, bfloat16 or
+    float16) is the type of the matrices; vectors are always float32. None keeps what the file has,
+    except that on a CPU float16 and quantized weights become float32 (PyTorch's float16 products
+    are a hundred times slower there), and elsewhere quantized weights become float16. One tensor at
+    a time is held beside the weights. Raises CheckpointError, TokenizerError, OptionError or
+    ModelTooLargeError.
     """
     target = _device(device)
     if dtype not in (None, *PLAIN_TYPES.values()):
         raise OptionError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
     with closing(open_checkpoint(path)) as checkpoint:
         config = read_config(checkpoint)
-        tokenizer = find_tokenizer(checkpoint, config)
+        extension = _extension(config, target, dtype, kernels)
         matrix_dtype = dtype or default_dtype(checkpoint, target)
+        if target.type == "cpu":
+            _require_memory(checkpoint, None if extension else matrix_dtype)
+        tokenizer = find_tokenizer(checkpoint, config)
+        executor: Executor
+        if extension is not None:
+            executor = KernelExecutor.load(extension, config, checkpoint)
+        else:
+            executor = _load_in_torch(config, checkpoint, target, matrix_dtype)
+        return Model(config, executor, tokenizer, metadata=checkpoint.metadata)
 
-        def read(name: str) -> Tensor:
-            kind = matrix_dtype if is_matrix(name) else torch.float32
-            return checkpoint.read(name).to(device=target, dtype=kind)
 
-        weights = Weights.load(config, read)
-        return Model(config, weights, tokenizer, metadata=checkpoint.metadata)
+def _extension(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype | None, wanted: bool | None
+) -> Native | None:
+    """The kernels, if they are to run the model; OptionError if they must and cannot."""
+    if wanted is False:
+        return None
+    obstacle = None
+    if device.type != "cpu":
+        obstacle = f"run on a CPU, not on {device}"
+    elif dtype is not None:
+        obstacle = f"compute with weights as they are stored, not as {dtype}"
+    elif not can_run(config):
+        obstacle = "are not made for the sizes of this model"
+    extension = native() if obstacle is None else None
+    if wanted and extension is None:
+        raise OptionError(f"the kernels {obstacle or 'are not built, or turned off'}")
+    return extension
+
+
+def _require_memory(checkpoint: Checkpoint, matrix_dtype: torch.dtype | None) -> None:
+    """Raises ModelTooLargeError if the weights do not fit, in this type or (None) as stored."""
+    num_values = {name: math.prod(info.shape) for name, info in checkpoint.tensors.items()}
+    if matrix_dtype is None:
+        type_name = main_type(checkpoint)
+        weight_bytes = sum(info.nbytes for info in checkpoint.tensors.values())
+        other_bytes = _WORKING_BYTES
+    else:
+        type_name = next(name for name, kind in PLAIN_TYPES.items() if kind == matrix_dtype)
+        weight_bytes = sum(
+            count * (matrix_dtype if is_matrix(name) else torch.float32).itemsize
+            for name, count in num_values.items()
+        )
+        # Beside the weights there is one tensor as it was read.
+        other_bytes = _WORKING_BYTES + max(num_values.values()) * matrix_dtype.itemsize
+    require_memory(
+        checkpoint.path,
+        type_name=type_name,
+        weight_bytes=weight_bytes,
+        other_bytes=other_bytes,
+        num_parameters=sum(num_values.values()),
+        available=available_bytes(),
+        stays_packed=matrix_dtype is None,
+    )
+
+
+def _load_in_torch(
+    config: ModelConfig, checkpoint: Checkpoint, device: torch.device, matrix_dtype: torch.dtype
+) -> TorchExecutor:
+    def read(name: str) -> Tensor:
+        kind = matrix_dtype if is_matrix(name) else torch.float32
+        return checkpoint.read(name).to(device=device, dtype=kind)
+
+    return TorchExecutor(config, Weights.load(config, read))
 
 
 def default_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """The type for the matrices, from the type that most of their numbers are stored in."""
-    nbytes: dict[str, int] = {}
-    for name, info in checkpoint.tensors.items():
-        if is_matrix(name):
-            nbytes[info.type_name] = nbytes.get(info.type_name, 0) + info.nbytes
-    stored = max(nbytes, key=lambda type_name: nbytes[type_name])
-    dtype = PLAIN_TYPES.get(stored, torch.float16)
+    """The type for the matrices in PyTorch when none is asked for."""
+    dtype = PLAIN_TYPES.get(main_type(checkpoint), torch.float16)
     is_slow = device.type == "cpu" and dtype == torch.float16
     return torch.float32 if is_slow else dtype
 

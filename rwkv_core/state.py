@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,10 @@ from rwkv_core.config import ModelConfig
 
 @dataclass(frozen=True)
 class State:
-    """State of B sequences. Never changed in place: `Model.forward` returns a new one.
+    """State of B sequences. `Model.advance` changes it in place; `Model.forward` leaves it alone.
 
     `time_shift` and `channel_shift` [L, B, D] are the normalised inputs of the last token (the
-    token shift of time mix and channel mix); `wkv` [L, B, H, N value rows, N key columns]. All
+    token shift of time mix and channel mix); `wkv` [L, B, H, N key rows, N value columns]. All
     float32.
     """
 
@@ -36,6 +37,15 @@ class State:
             torch.zeros((config.n_layer, batch_size, config.n_head, size, size), device=device),
         )
 
+    @classmethod
+    def cat(cls, states: Sequence[State]) -> State:
+        """The sequences of several states in one, in memory of its own."""
+        return cls(
+            torch.cat([state.time_shift for state in states], 1),
+            torch.cat([state.channel_shift for state in states], 1),
+            torch.cat([state.wkv for state in states], 1),
+        )
+
     @property
     def batch_size(self) -> int:
         return self.wkv.shape[1]
@@ -46,3 +56,15 @@ class State:
 
     def clone(self) -> State:
         return State(self.time_shift.clone(), self.channel_shift.clone(), self.wkv.clone())
+
+    def split(self) -> list[State]:
+        """Every sequence by itself, as views: what changes them changes this state."""
+        parts = (self.time_shift, self.channel_shift, self.wkv)
+        rows = (part.unsqueeze(2).unbind(1) for part in parts)
+        return [State(*row) for row in zip(*rows, strict=True)]
+
+    def copy_(self, other: State) -> None:
+        """Takes over the values of another state of the same sizes."""
+        self.time_shift.copy_(other.time_shift)
+        self.channel_shift.copy_(other.channel_shift)
+        self.wkv.copy_(other.wkv)

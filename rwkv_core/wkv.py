@@ -1,12 +1,14 @@
 """The WKV recurrence of RWKV-7: one token, and a sequence in chunked matrix form.
 
-Per head the state S is [N value rows, N key columns], float32, and one token does
+Per head the state S is [N key rows, N value columns], float32; r, w, k, v, a and b of a token are
+row vectors [N], and one token does
 
-    S_t = S_{t-1} diag(w_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T          y_t = S_t r_t
+    S_t = diag(w_t) S_{t-1} + b_t^T (a_t S_{t-1}) + k_t^T v_t          y_t = r_t S_t
 
-with a = -kk and b = kk * iclr (the removal key and its in-context learning rate). Both functions
-below take the decay as log w, always in float32: w is a product over many tokens and loses meaning
-in bfloat16.
+with a = -kk and b = kk * iclr (the removal key and its in-context learning rate). The authors write
+the transpose. With a key in every row, what a token reads and writes are sums of whole rows, which
+vector units add without shuffling. Both functions below take the decay as log w, always in float32:
+w is a product over many tokens and loses meaning in bfloat16.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ def wkv_step(
     state: Tensor, r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One token: `state` [B, H, N, N], the rest [B, H, N], all float32 -> y [B, H, N], state."""
-    removed = state @ a.unsqueeze(-1)  # [B, H, N, 1]: what the removal key reads before the decay
-    state = torch.addcmul(removed * b.unsqueeze(-2), state, log_w.exp().unsqueeze(-2))
-    state = torch.addcmul(state, v.unsqueeze(-1), k.unsqueeze(-2))
-    return (state @ r.unsqueeze(-1)).squeeze(-1), state
+    removed = a.unsqueeze(-2) @ state  # [B, H, 1, N]: what the removal key reads before the decay
+    state = torch.addcmul(b.unsqueeze(-1) * removed, log_w.exp().unsqueeze(-1), state)
+    state = torch.addcmul(state, k.unsqueeze(-1), v.unsqueeze(-2))
+    return (r.unsqueeze(-2) @ state).squeeze(-2), state
 
 
 def wkv_sequence(
@@ -34,14 +36,14 @@ def wkv_sequence(
 ) -> tuple[Tensor, Tensor]:
     """A sequence: `state` [B, H, N, N], the rest [B, T, H, N], float32 -> y [B, T, H, N], state.
 
-    With W_t the product of the decays since the chunk's start, u_t = S_{t-1} a_t, and
+    With W_t the product of the decays since the chunk's start, u_t = a_t S_{t-1}, and
     a~ = W_{t-1} a_t, r~ = W_t r_t, b~ = b_t / W_t, k~ = k_t / W_t (rows of C x N matrices):
 
-        U = (I - tril(a~ b~^T, -1))^-1 (a~ S_0^T + tril(a~ k~^T, -1) V)
-        Y = r~ S_0^T + tril(r~ b~^T) U + tril(r~ k~^T) V
-        S_C = (S_0 + U^T b~ + V^T k~) diag(W_C)
+        U = (I - tril(a~ b~^T, -1))^-1 (a~ S_0 + tril(a~ k~^T, -1) V)
+        Y = r~ S_0 + tril(r~ b~^T) U + tril(r~ k~^T) V
+        S_C = diag(W_C) (S_0 + b~^T U + k~^T V)
 
-    which is affine in S_0. So everything but S_C = S_0 M + Z is one batched product over all
+    which is affine in S_0. So everything but S_C = M S_0 + Z is one batched product over all
     chunks, and only that line runs chunk after chunk.
     """
     batch, length, heads, size = r.shape
@@ -65,18 +67,18 @@ def wkv_sequence(
     a_b, a_k = _halves(a_in @ out_t, -1)
     r_b, r_k = _halves(r_in @ out_t, 0)
     solve = _unit_lower_inverse(a_b)
-    u_state, u_value = solve @ a_in, solve @ (a_k @ v)  # U = u_state S_0^T + u_value
+    u_state, u_value = solve @ a_in, solve @ (a_k @ v)  # U = u_state S_0 + u_value
     y_state, y_value = r_in + r_b @ u_state, r_b @ u_value + r_k @ v
 
-    b_end, k_end = b_out * decay_end, k_out * decay_end
-    transition = u_state.transpose(-1, -2) @ b_end + torch.diag_embed(decay_end.squeeze(-2))
-    written = u_value.transpose(-1, -2) @ b_end + v.transpose(-1, -2) @ k_end
+    b_end, k_end = ((x * decay_end).transpose(-1, -2) for x in (b_out, k_out))
+    transition = b_end @ u_state + torch.diag_embed(decay_end.squeeze(-2))
+    written = b_end @ u_value + k_end @ v
 
     starts = []
     for move, write in zip(transition.unbind(2), written.unbind(2), strict=True):
         starts.append(state)
-        state = state @ move + write
-    y = y_state @ torch.stack(starts, 2).transpose(-1, -2) + y_value
+        state = move @ state + write
+    y = y_state @ torch.stack(starts, 2) + y_value
     return y.permute(0, 2, 3, 1, 4).reshape(batch, chunks * chunk, heads, size)[:, :length], state
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
 from rwkv_core.checkpoint.convert import convert_to_gguf
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
+from rwkv_core.checkpoint.recipes import Recipe, find_recipe
 from rwkv_core.errors import AnserError, CheckpointError
 from rwkv_core.loading import GGUF_MODEL_KEY, HUGGING_FACE_JSON_KEY, find_tokenizer
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
@@ -20,6 +25,8 @@ from server.options import read_options
 from server.store import Blob, Store, StoreError
 from server.stored_model import ModelParts, StoredModel, open_model, write_model
 from server.version import OLLAMA_VERSION
+
+log = logging.getLogger(__name__)
 
 # (what is being done, bytes done, bytes of all; 0 of 0 where nothing can be measured)
 Progress = Callable[[str, int, int], None]
@@ -33,27 +40,35 @@ class CreateError(AnserError):
 
 
 def create_model(
-    store: Store, name: ModelName, modelfile: Modelfile, folder: Path, progress: Progress
+    store: Store,
+    name: ModelName,
+    modelfile: Modelfile,
+    folder: Path,
+    progress: Progress,
+    *,
+    quantize: str | None = None,
+    warn: Callable[[str], None] = log.warning,
 ) -> Manifest:
     """Registers `name` as `modelfile` describes it; relative files in it are relative to `folder`.
 
+    `quantize` names one of `rwkv_core.checkpoint.recipes.RECIPES`; a model that is of that type
+    already is taken as it is. `warn` gets one line where the result may be less than was hoped for.
     Nothing is registered and nothing stays behind when it fails or is interrupted. Raises
     ModelfileError, OptionError or CreateError for what cannot be made, CheckpointError and
     TokenizerError for a file that is no usable RWKV-7 model, StoreError for a store that cannot be
     written.
     """
+    recipe = find_recipe(quantize) if quantize is not None else None
     _check_supported(modelfile)
     read_options(modelfile.parameters, {})
+    work = _Work(store, recipe, progress, warn)
     path = _local_path(modelfile.source, folder)
     if path is None:
         parent = _find_parent(store, modelfile.source, folder)
-        layer = parent.manifest.layer(MODEL_TYPE)
-        assert layer is not None  # every stored model has one
-        blob, source = Blob(layer.digest, layer.size, is_new=False), parent.name.shortest
-        title = parent.title
+        blob, source, title = work.take_model(parent), parent.name.shortest, parent.title
     else:
         parent, source, title = None, "", model_title(path)
-        blob = _import_file(store, path, progress)
+        blob = work.import_file(path)
     try:
         progress("writing the manifest", 0, 0)
         return write_model(store, name, blob, _parts(modelfile, parent), source=source, title=title)
@@ -129,15 +144,97 @@ def _parts(modelfile: Modelfile, parent: StoredModel | None) -> ModelParts:
     )
 
 
-def _import_file(store: Store, path: Path, progress: Progress) -> Blob:
-    """Checks the model at `path` by its header, then brings it into the store as a GGUF blob."""
-    progress(f"reading {path.name or path}", 0, 0)
-    with closing(open_checkpoint(path)) as checkpoint:
-        tokenizer = find_tokenizer(checkpoint, read_config(checkpoint))
-        if checkpoint.format == "gguf":
-            _check_vocabulary(checkpoint, tokenizer)
-            return _copy(store, checkpoint.path, progress)
-        return _convert(store, checkpoint, tokenizer, progress)
+@dataclass(frozen=True)
+class _Work:
+    """Brings a model's weights into the store: a copy, a conversion, or quantized."""
+
+    store: Store
+    recipe: Recipe | None
+    progress: Progress
+    warn: Callable[[str], None]
+
+    def take_model(self, parent: StoredModel) -> Blob:
+        """The blob of a stored model, or a new one with its weights quantized."""
+        layer = parent.manifest.layer(MODEL_TYPE)
+        assert layer is not None  # every stored model has one
+        if self.recipe is None:
+            return Blob(layer.digest, layer.size, is_new=False)
+        label = parent.name.shortest
+        self.progress(f"reading {label}", 0, 0)
+        with closing(open_checkpoint(parent.path)) as checkpoint:
+            if self._is_done(checkpoint):
+                return Blob(layer.digest, layer.size, is_new=False)
+            tokenizer = find_tokenizer(checkpoint, read_config(checkpoint))
+            return self._convert(checkpoint, tokenizer, label, parent.title or label)
+
+    def import_file(self, path: Path) -> Blob:
+        """Checks the model at `path` by its header, then stores it as a GGUF blob."""
+        label = path.name or str(path)
+        self.progress(f"reading {label}", 0, 0)
+        with closing(open_checkpoint(path)) as checkpoint:
+            tokenizer = find_tokenizer(checkpoint, read_config(checkpoint))
+            if checkpoint.format == "gguf" and (self.recipe is None or self._is_done(checkpoint)):
+                _check_vocabulary(checkpoint, tokenizer)
+                return self._copy(checkpoint.path)
+            label, title = checkpoint.path.name, model_title(checkpoint.path)
+            return self._convert(checkpoint, tokenizer, label, title)
+
+    def _is_done(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is of the wanted type already."""
+        wanted = self.recipe.file_type if self.recipe else None
+        return checkpoint.metadata.get("general.file_type") == wanted
+
+    def _copy(self, path: Path) -> Blob:
+        size = path.stat().st_size
+
+        def report(num_done: int) -> None:
+            self.progress(f"copying {path.name}", num_done, size)
+
+        return self.store.add_blob(path, progress=report)
+
+    def _convert(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, label: str, title: str
+    ) -> Blob:
+        """`label` is shown; `title` becomes the file's name for itself, if it has none."""
+        stage = f"converting {label} to GGUF"
+        if self.recipe is not None:
+            stage = f"quantizing {label} to {self.recipe.name.upper()}"
+            self._warn_of_quantized(checkpoint, label)
+
+        def report(num_done: int, num_total: int) -> None:
+            self.progress(stage, num_done, num_total)
+
+        own_name = checkpoint.metadata.get("general.name")
+        temporary = self.store.temporary_file()
+        try:
+            convert_to_gguf(
+                checkpoint,
+                tokenizer,
+                temporary,
+                name=own_name if isinstance(own_name, str) and own_name else title,
+                quantize=self.recipe.name if self.recipe else None,
+                progress=report,
+            )
+            self.progress("hashing", 0, 0)
+            return self.store.adopt(temporary)
+        except CheckpointError as error:
+            if Path(error.path) != temporary:
+                raise
+            raise StoreError(f"{self.store.root}: {error.problem}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _warn_of_quantized(self, checkpoint: Checkpoint, label: str) -> None:
+        num_bytes = Counter[str]()
+        for info in checkpoint.tensors.values():
+            if LAYOUTS[info.type_name].is_quantized:
+                num_bytes[info.type_name] += info.nbytes
+        if num_bytes:
+            kind = num_bytes.most_common(1)[0][0]
+            self.warn(
+                f"{label} is quantized already ({kind}) and loses a little more now; "
+                "the original file would give a better model"
+            )
 
 
 def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
@@ -150,36 +247,6 @@ def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
             "has no vocabulary that Anser can read inside; create the model from its "
             "safetensors or .pth file, beside its tokenizer.json",
         )
-
-
-def _copy(store: Store, path: Path, progress: Progress) -> Blob:
-    size = path.stat().st_size
-
-    def report(num_done: int) -> None:
-        progress(f"copying {path.name}", num_done, size)
-
-    return store.add_blob(path, progress=report)
-
-
-def _convert(
-    store: Store, checkpoint: Checkpoint, tokenizer: Tokenizer, progress: Progress
-) -> Blob:
-    path = checkpoint.path
-
-    def report(num_done: int, num_total: int) -> None:
-        progress(f"converting {path.name} to GGUF", num_done, num_total)
-
-    temporary = store.temporary_file()
-    try:
-        convert_to_gguf(checkpoint, tokenizer, temporary, name=model_title(path), progress=report)
-        progress("hashing", 0, 0)
-        return store.adopt(temporary)
-    except CheckpointError as error:
-        if Path(error.path) != temporary:
-            raise
-        raise StoreError(f"{store.root}: {error.problem}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def model_title(path: Path) -> str:

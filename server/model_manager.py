@@ -7,26 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
 from rwkv_core import load_model
+from rwkv_core.cache import DiskTier, ModelKey, Numerics, StateCache
+from rwkv_core.cache.defaults import disk_budget, memory_budget
 from rwkv_core.engine import Engine
 from rwkv_core.errors import AnserError, CheckpointError, EngineStoppedError
+from rwkv_core.memory import available_bytes
 from rwkv_core.model import Model
+from rwkv_core.scheduler import default_num_slots
 from server.durations import FOREVER_NS
 from server.errors import ApiError
+from server.manifests import MODEL_TYPE
+from server.prompt_tokens import TextEncoder
+from server.settings import Settings
 from server.stored_model import StoredModel
 
 log = logging.getLogger(__name__)
 
 _SECOND_NS = 1_000_000_000
+# How long a server that stops writes states that are not on disk yet.
+_LAST_WRITES_S = 5.0
 
 
 @dataclass
@@ -36,10 +45,15 @@ class LoadedModel:
     stored: StoredModel
     model: Model
     engine: Engine
-    num_bytes: int  # of the weights
+    encoder: TextEncoder
     keep_alive_ns: int
     idle_since_ns: int | None = None  # wall clock; None while a request uses the model
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its weights take."""
+        return self.model.num_weight_bytes
 
     @property
     def expires_at_ns(self) -> int:
@@ -53,9 +67,10 @@ class ModelManager:
     Models are told apart by the digest of their file, so names can share one.
     """
 
-    def __init__(self, *, keep_alive_ns: int, device: str) -> None:
-        self._default_keep_alive_ns = keep_alive_ns
-        self._device = device
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opening_states = threading.Lock()  # guards the next
+        self._states: DiskTier | None = None  # opened with the first model
         self._loaded: dict[str, LoadedModel] = {}
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._num_uses: Counter[str] = Counter()  # requests that use a model or wait for it
@@ -95,13 +110,17 @@ class ModelManager:
             self._start_clock(_key(stored))
 
     async def close(self) -> None:
-        """Stops every engine; requests in flight end with an error."""
+        """Stops every engine; requests in flight end with an error. States that wait to be written
+        are, within a few seconds.
+        """
         self._is_closed = True
         if self._loading:
             await asyncio.wait(self._loading.values())
         for loaded in list(self._loaded.values()):
             self._discard(loaded)
         await self._wait_for_closing()
+        if self._states is not None:
+            await asyncio.to_thread(self._states.close, _LAST_WRITES_S)
 
     async def _get(self, stored: StoredModel) -> LoadedModel:
         key = _key(stored)
@@ -125,7 +144,7 @@ class ModelManager:
         await self._wait_for_closing()  # two models may not fit at once
         name = stored.name.shortest
         start = time.monotonic()
-        device = _resolve_device(self._device)
+        device = _resolve_device(self._settings.device)
         try:
             model = await asyncio.to_thread(load_model, stored.path, device=device)
         except CheckpointError as error:
@@ -136,16 +155,44 @@ class ModelManager:
             raise ApiError(
                 500, f"unable to load model {name}: there is not enough memory"
             ) from error
-        loaded = LoadedModel(
-            stored, model, Engine(model), _num_bytes(model.weights), self._default_keep_alive_ns
-        )
+        loaded = await asyncio.to_thread(self._start, stored, model)
         self._loaded[_key(stored)] = loaded
         self._start_clock(_key(stored))  # in case whoever asked for it is gone
         seconds, prompts = time.monotonic() - start, stored.prompt_format.name
-        log.info("loaded %s on %s in %.2f s; its prompts are %s", name, device, seconds, prompts)
+        how = f"{device}, {model.executor.description}"
+        log.info("loaded %s in %.2f s (%s); its prompts are %s", name, seconds, how, prompts)
         if stored.template:
             log.warning("%s has a TEMPLATE, which is not used yet", name)
         return loaded
+
+    def _start(self, stored: StoredModel, model: Model) -> LoadedModel:
+        """The engine of a model that is in memory, with the states that are kept for it."""
+        settings = self._settings
+        weights = stored.manifest.layer(MODEL_TYPE)
+        assert weights is not None  # the model was read from it
+        numerics = Numerics.of(model.executor)
+        key = ModelKey.of(weights.digest, model.tokenizer, None, numerics)
+        available = available_bytes()
+        cache = StateCache(
+            key, settings.states_memory or memory_budget(available), self._open_states()
+        )
+        num_slots = settings.num_parallel or default_num_slots(
+            model.new_state().nbytes, available, is_gpu=model.device.type != "cpu"
+        )
+        engine = Engine(model, cache=cache, num_slots=num_slots, max_queue=settings.max_queue)
+        encoder = TextEncoder(model.tokenizer)
+        return LoadedModel(stored, model, engine, encoder, settings.keep_alive_ns)
+
+    def _open_states(self) -> DiskTier | None:
+        """The states on disk, of all models; None when they are to be kept in memory only."""
+        folder = self._settings.states
+        if folder is None:
+            return None
+        with self._opening_states:
+            if self._states is None:
+                budget = self._settings.states_disk or disk_budget(folder)
+                self._states = DiskTier(folder, budget)
+            return self._states
 
     def _start_clock(self, key: str) -> None:
         """Lets a model that nobody uses expire, at once when it is not to be kept."""
@@ -184,15 +231,6 @@ class ModelManager:
 
 def _key(stored: StoredModel) -> str:
     return str(stored.path)
-
-
-def _num_bytes(weights: Any) -> int:
-    """Bytes of all tensors in a tree of dataclasses and tuples."""
-    if isinstance(weights, torch.Tensor):
-        return weights.nbytes
-    if is_dataclass(weights):
-        return sum(_num_bytes(getattr(weights, each.name)) for each in fields(weights))
-    return sum(map(_num_bytes, weights)) if isinstance(weights, tuple) else 0
 
 
 def _resolve_device(device: str) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from rwkv_core.checkpoint.architecture import read_config, tensor_shapes
-from rwkv_core.checkpoint.base import Checkpoint, TensorInfo
+from rwkv_core.checkpoint.base import Checkpoint, StoredCheckpoint, TensorInfo
 from rwkv_core.checkpoint.gguf import GGUFCheckpoint
 from rwkv_core.checkpoint.pth import PthCheckpoint
 from rwkv_core.checkpoint.random_access import RandomAccessFile
@@ -15,7 +15,14 @@ from rwkv_core.checkpoint.rwkv_cpp import RwkvCppCheckpoint
 from rwkv_core.checkpoint.safetensors import INDEX_NAME, open_safetensors, open_sharded
 from rwkv_core.errors import CheckpointError
 
-__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint", "read_config", "tensor_shapes"]
+__all__ = [
+    "Checkpoint",
+    "StoredCheckpoint",
+    "TensorInfo",
+    "open_checkpoint",
+    "read_config",
+    "tensor_shapes",
+]
 
 # A folder with several of these is ambiguous: the user must name the file.
 _MODEL_SUFFIXES = (".safetensors", ".st", ".gguf", ".pth", ".bin")
@@ -30,7 +37,7 @@ _KNOWN_STRANGERS = {
 }
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str]) -> StoredCheckpoint:
     """Opens a model file, or a folder in Hugging Face's layout, by what is in it.
 
     Extensions do not matter, so a nameless blob opens too. Raises CheckpointError for anything that
@@ -57,7 +64,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     raise CheckpointError(path, next(strangers, "is no .pth, safetensors, GGUF or rwkv.cpp file"))
 
 
-def _open_folder(path: Path) -> Checkpoint:
+def _open_folder(path: Path) -> StoredCheckpoint:
     index = path / INDEX_NAME
     if index.is_file():
         return open_sharded(index, path)

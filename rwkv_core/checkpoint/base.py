@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from rwkv_core.checkpoint.names import AUTHORS, HUGGING_FACE, LERPS, Naming, Source, num_dims
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, Bytes
+from rwkv_core.checkpoint.names import (
+    AUTHORS,
+    HUGGING_FACE,
+    LERPS,
+    Naming,
+    Source,
+    is_low_rank,
+    num_dims,
+)
 from rwkv_core.errors import CheckpointError
 
 # Types of plain numbers, as TensorInfo names them. Any other type is quantized in blocks.
@@ -25,6 +35,9 @@ PLAIN_TYPES: dict[str, torch.dtype] = {
 
 # The metadata key of the layer norms' epsilon, in every format (it is GGUF's).
 LAYER_NORM_EPS_KEY = "rwkv7.attention.layer_norm_epsilon"
+
+# What reading a matrix as it is stored costs in memory.
+_SLICE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,26 @@ class Checkpoint(Protocol):
         """Closes the file; tensors already read stay valid."""
 
 
+class RowSlice(NamedTuple):
+    """Whole rows of a matrix as a file packs them: a flat array, valid until the next slice."""
+
+    first_row: int
+    packed: Bytes
+
+
+class StoredCheckpoint(Checkpoint, Protocol):
+    """A Checkpoint whose matrices can also be had as they are stored."""
+
+    def row_slices(self, name: str, multiple: int = 1) -> Iterator[RowSlice]:
+        """A matrix in its stored type, in order, in slices of about 16 MB.
+
+        Rows are outputs (`output_major_shape`), so that of the low-rank pairs `w1` comes as [R, D]
+        and `w2` as [D, R]. Every slice but the last has a multiple of `multiple` rows.
+        """
+
+
 class TranslatedCheckpoint(ABC):
-    """A Checkpoint over the stored tensors of a file; subclasses open the file and read from it."""
+    """A StoredCheckpoint over the tensors of a file; subclasses open the file and read from it."""
 
     def __init__(
         self,
@@ -97,12 +128,47 @@ class TranslatedCheckpoint(ABC):
         source = self._sources[name]
         return to_canonical(self._read_stored(source.stored_name), source, self.tensors[name].shape)
 
+    def row_slices(self, name: str, multiple: int = 1) -> Iterator[RowSlice]:
+        source, info = self._sources[name], self.tensors[name]
+        if is_low_rank(name) != source.is_transposed:  # stored by inputs: small, and plain numbers
+            yield RowSlice(0, tensor_bytes(self.read(name).t().contiguous()))
+            return
+        row_bytes = LAYOUTS[info.type_name].num_bytes(output_major_shape(info)[1])
+        num_rows = max(1, _SLICE_BYTES // (row_bytes * multiple)) * multiple
+        slices = self._stored_slices(source.stored_name, num_rows * row_bytes)
+        for index, packed in enumerate(slices):
+            yield RowSlice(index * num_rows, packed)
+
     @abstractmethod
     def _read_stored(self, stored_name: str) -> Tensor:
         """The tensor in the stored shape, in memory of its own."""
 
     @abstractmethod
+    def _stored_slices(self, stored_name: str, slice_bytes: int) -> Iterator[Bytes]:
+        """The tensor's bytes in C order, so many at a time; each slice valid until the next."""
+
+    @abstractmethod
     def close(self) -> None: ...
+
+
+def main_type(checkpoint: Checkpoint) -> str:
+    """The type that most of the weights are stored in: "Q8_0", "BF16"."""
+    num_values = Counter[str]()
+    for info in checkpoint.tensors.values():
+        num_values[info.type_name] += math.prod(info.shape)
+    return num_values.most_common(1)[0][0]
+
+
+def output_major_shape(info: TensorInfo) -> tuple[int, int]:
+    """Rows (outputs) and columns (inputs) of a matrix; for all but the low-rank pairs its shape."""
+    rows, cols = info.shape
+    return (cols, rows) if is_low_rank(info.name) else (rows, cols)
+
+
+def tensor_bytes(tensor: Tensor) -> Bytes:
+    """A flat view of a contiguous tensor's bytes."""
+    packed: Bytes = tensor.view(-1).view(torch.uint8).numpy()
+    return packed
 
 
 def to_canonical(stored: Tensor, source: Source, shape: tuple[int, ...]) -> Tensor:

@@ -4,12 +4,12 @@ A quantized row is a run of blocks. Every block holds 32 or 256 values as small 
 scales that turn them back into numbers. The layouts are those of ggml's `ggml-common.h`; the
 arithmetic keeps its order of operations in float32, so that decoded values equal ggml's to the bit.
 
-Everything works in slices: the working memory is a few megabytes whatever the size of the tensor.
+Decoding works in slices: the working memory is a few megabytes whatever the size of the tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-# Values decoded or encoded at once: the temporaries of a slice (about ten bytes a value) stay in a
+# Values decoded at once: the temporaries of a slice (about ten bytes a value) stay in a
 # core's cache.
 _SLICE_VALUES = 1 << 16
 
@@ -96,42 +96,6 @@ def dequantize(type_name: str, packed: Bytes, out: Floats | None = None) -> Floa
         for start in range(0, num_blocks, step):
             values[start : start + step] = decode(blocks[start : start + step])
     return out
-
-
-def quantize_q8_0(values: Floats) -> Bytes:
-    """Encodes float32 values (a multiple of 32, in C order) as Q8_0 blocks: their bytes, flat.
-
-    ggml's reference rounding: d = amax / 127 in float32, q = roundf(x * (1 / d)), half away from
-    zero, and d stored as float16. Raises ValueError for NaN and infinity, and for values beyond the
-    float16 range of d (8.3e6).
-    """
-    return np.concatenate([np.empty(0, np.uint8), *quantize_q8_0_slices(values)])
-
-
-def quantize_q8_0_slices(values: Floats) -> Iterator[Bytes]:
-    """Like `quantize_q8_0`, slice by slice."""
-    blocks = values.reshape(-1, 32)
-    step = _SLICE_VALUES // 32
-    for start in range(0, len(blocks), step):
-        yield _encode_q8_0(blocks[start : start + step])
-
-
-def _encode_q8_0(blocks: Floats) -> Bytes:
-    # [n, 32] float32 -> [n * 34] bytes
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
-    with np.errstate(all="ignore"):
-        stored_scale = scale.astype(np.float16)
-        if not np.isfinite(stored_scale).all():
-            raise ValueError("holds NaN, infinity or values beyond 8.3e6, which Q8_0 cannot store")
-        # Scales under 2.9e-39 have no finite inverse. They are zero in float16 anyway.
-        inverse = np.float32(1) / scale
-        scaled = blocks * np.where(np.isfinite(inverse), inverse, np.float32(0))
-    whole = np.trunc(scaled)
-    rounded = whole + np.trunc(2 * (scaled - whole))  # both differences are exact in float32
-    packed = np.empty((len(blocks), 34), np.uint8)
-    packed[:, :2] = stored_scale.view(np.uint8)
-    packed[:, 2:] = rounded.astype(np.int8).view(np.uint8)
-    return packed.reshape(-1)
 
 
 def _halfs(blocks: Bytes, start: int, count: int = 1) -> Floats:

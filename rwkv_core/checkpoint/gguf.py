@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,18 @@ class GGUFFile:
         tensor = self.tensors[name]
         return np.frombuffer(self._map, np.uint8, tensor.nbytes, tensor.offset)
 
-    def forget(self, name: str) -> None:
-        """Takes a tensor's pages out of this process's memory; the system's cache keeps them.
+    def forget(self, name: str, start: int = 0, size: int | None = None) -> None:
+        """Takes a tensor's pages, or those of `size` bytes from its byte `start` on, out of this
+        process's memory; the system's cache keeps them.
 
         A copy of the weights must not count twice. Views stay valid: their pages come back.
         """
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             tensor = self.tensors[name]
-            start = tensor.offset - tensor.offset % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.nbytes - start)
+            offset = tensor.offset + start
+            end = tensor.offset + tensor.nbytes if size is None else offset + size
+            page_start = offset - offset % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, page_start, end - page_start)
 
     def close(self) -> None:
         """Unmaps the file, or leaves that to the last of the views that `raw` gave away."""
@@ -112,6 +115,13 @@ class GGUFCheckpoint(TranslatedCheckpoint):
             values.view(torch.uint8).numpy()[:] = packed
         self._file.forget(stored_name)
         return values.view(tensor.shape)
+
+    def _stored_slices(self, stored_name: str, slice_bytes: int) -> Iterator[Bytes]:
+        packed = self._file.raw(stored_name)
+        for start in range(0, packed.size, slice_bytes):
+            part = packed[start : start + slice_bytes]
+            yield part
+            self._file.forget(stored_name, start, part.size)
 
 
 def _open_map(path: Path) -> mmap.mmap:

@@ -57,6 +57,12 @@ def is_unused(name: str) -> bool:
     return block is not None and block[0] == 0 and block[1] in VALUE_RESIDUAL
 
 
+def is_low_rank(name: str) -> bool:
+    """Whether a canonical tensor is half of a low-rank pair."""
+    block = block_leaf(name)
+    return block is not None and block[1] in LOW_RANK
+
+
 def num_dims(name: str) -> int:
     """Dimensions of a canonical RWKV-7 tensor: 2 for a matrix and r_k, 1 for everything else."""
     block = block_leaf(name)

@@ -6,7 +6,9 @@ Only the archive's list and its pickle are read on opening, the pickle as plain 
 
 from __future__ import annotations
 
+import math
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from rwkv_core.checkpoint.base import (
     choose_naming,
     plain_size,
     quoted,
+    tensor_bytes,
     unreadable_type,
 )
+from rwkv_core.checkpoint.ggml_blocks import Bytes
 from rwkv_core.checkpoint.pickled_tensors import PickledTensor, PickleError, read_pickled_tensors
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.errors import CheckpointError
@@ -59,6 +63,13 @@ class PthCheckpoint(TranslatedCheckpoint):
         info, place = self._stored[stored_name], self._places[stored_name]
         items = self._file.read_tensor(place.offset, (place.span,), info.type_name)
         return items.as_strided(info.shape, place.strides)
+
+    def _stored_slices(self, stored_name: str, slice_bytes: int) -> Iterator[Bytes]:
+        info, place = self._stored[stored_name], self._places[stored_name]
+        if place.strides == _c_strides(info.shape):
+            return self._file.read_slices(place.offset, info.nbytes, slice_bytes)
+        packed = tensor_bytes(self._read_stored(stored_name).contiguous())
+        return (packed[at : at + slice_bytes] for at in range(0, packed.size, slice_bytes))
 
     def close(self) -> None:
         self._file.close()
@@ -183,3 +194,8 @@ def _locate(
         raise CheckpointError(path, f"tensor {quoted(name)} reaches beyond its storage")
     place = _Place(storage_offset + tensor.offset * item_bytes, span, tensor.strides)
     return TensorInfo(name, tensor.shape, tensor.type_name, nbytes), place
+
+
+def _c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor that lies in C order."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from rwkv_core.checkpoint.base import PLAIN_TYPES
+from rwkv_core.checkpoint.ggml_blocks import Bytes
 from rwkv_core.errors import CheckpointError
 
 
@@ -41,7 +42,7 @@ class RandomAccessFile:
         """Exactly `size` bytes; for headers."""
         return self.read_array(offset, size).tobytes()
 
-    def read_array(self, offset: int, size: int) -> npt.NDArray[np.uint8]:
+    def read_array(self, offset: int, size: int) -> Bytes:
         """Exactly `size` bytes, in memory of their own."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise self._truncated()
@@ -59,7 +60,17 @@ class RandomAccessFile:
             self._read_into(offset, tensor.view(-1).view(torch.uint8).numpy())
         return tensor
 
-    def _read_into(self, offset: int, array: npt.NDArray[np.uint8]) -> None:
+    def read_slices(self, offset: int, size: int, slice_bytes: int) -> Iterator[Bytes]:
+        """`size` bytes, so many at a time; each slice is valid until the next."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise self._truncated()
+        buffer = np.empty(min(size, slice_bytes), np.uint8)
+        for start in range(0, size, slice_bytes):
+            part = buffer[: min(slice_bytes, size - start)]
+            self._read_into(offset + start, part)
+            yield part
+
+    def _read_into(self, offset: int, array: Bytes) -> None:
         rest = array.data
         try:
             self._file.seek(offset)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rwkv_core.checkpoint.base import PLAIN_TYPES, TensorInfo, TranslatedCheckpoint, quoted
-from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, Bytes, dequantize
 from rwkv_core.checkpoint.names import RWKV_CPP
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.errors import CheckpointError
@@ -52,6 +53,10 @@ class RwkvCppCheckpoint(TranslatedCheckpoint):
             return self._file.read_tensor(offset, info.shape, info.type_name)
         values = dequantize(info.type_name, self._file.read_array(offset, info.nbytes))
         return torch.from_numpy(values).reshape(info.shape)
+
+    def _stored_slices(self, stored_name: str, slice_bytes: int) -> Iterator[Bytes]:
+        nbytes = self._stored[stored_name].nbytes
+        return self._file.read_slices(self._offsets[stored_name], nbytes, slice_bytes)
 
     def close(self) -> None:
         self._file.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -24,6 +24,7 @@ from rwkv_core.checkpoint.base import (
     quoted,
     unreadable_type,
 )
+from rwkv_core.checkpoint.ggml_blocks import Bytes
 from rwkv_core.checkpoint.names import HUGGING_FACE
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.errors import CheckpointError
@@ -50,6 +51,10 @@ class SafetensorsFile:
         info = self.tensors[name]
         return self._file.read_tensor(self._offsets[name], info.shape, info.type_name)
 
+    def slices(self, name: str, slice_bytes: int) -> Iterator[Bytes]:
+        """A tensor's bytes, so many at a time; each slice is valid until the next."""
+        return self._file.read_slices(self._offsets[name], self.tensors[name].nbytes, slice_bytes)
+
     def close(self) -> None:
         self._file.close()
 
@@ -68,6 +73,9 @@ class SafetensorsCheckpoint(TranslatedCheckpoint):
 
     def _read_stored(self, stored_name: str) -> Tensor:
         return self._shards[stored_name].read(stored_name)
+
+    def _stored_slices(self, stored_name: str, slice_bytes: int) -> Iterator[Bytes]:
+        return self._shards[stored_name].slices(stored_name, slice_bytes)
 
     def close(self) -> None:
         _close_all(self._shards)

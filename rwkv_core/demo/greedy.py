@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from rwkv_core.executor import Segment
 from rwkv_core.model import Model
-from rwkv_core.state import State
 
 BATCH_SIZE = 64
 
@@ -38,46 +37,23 @@ def complete_all(
 def _complete_batch(
     model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[Completion]:
-    """Prompts of similar length: all are read up to the shortest one's end, then go on in step.
-
-    A row reads what is left of its prompt and then its own tokens; a finished row leaves the batch.
-    """
-    shared = min(map(len, prompts))
-    texts = [list(prompt) for prompt in prompts]
+    """Reads all prompts at once and then goes on in step; a finished row leaves the batch."""
+    texts: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
+    states = [model.new_state() for _ in prompts]
     active = list(range(len(prompts)))
-    logits, state = model.forward_batch(torch.tensor([text[:shared] for text in texts]))
-    position = shared  # the number of tokens that every active row has read
-    while True:
-        likeliest = logits.argmax(-1).tolist()
-        kept: list[int] = []  # places in the batch that go on
-        for place, row in enumerate(active):
-            if position < len(prompts[row]):
-                kept.append(place)
-            elif likeliest[place] in model.tokenizer.eos_token_ids:
+    tokens = [torch.tensor(prompt) for prompt in prompts]
+    while active:
+        segments = [Segment(read, states[row]) for read, row in zip(tokens, active, strict=True)]
+        likeliest = model.advance_batch(segments).argmax(-1).tolist()
+        kept: list[int] = []
+        for row, token in zip(active, likeliest, strict=True):
+            if token in model.tokenizer.eos_token_ids:
                 ended[row] = True
-            else:
-                texts[row].append(likeliest[place])
-                if len(texts[row]) < len(prompts[row]) + max_new_tokens:
-                    kept.append(place)
-        if not kept:
-            break
-        if len(kept) < len(active):
-            state = _select(state, torch.tensor(kept, device=model.device))
-            active = [active[place] for place in kept]
-        tokens = torch.tensor([[texts[row][position]] for row in active])
-        logits, state = model.forward_batch(tokens, state)
-        position += 1
-    return [
-        Completion(tuple(text[len(prompt) :]), is_ended)
-        for text, prompt, is_ended in zip(texts, prompts, ended, strict=True)
-    ]
-
-
-def _select(state: State, rows: Tensor) -> State:
-    """The state of some sequences of a batch."""
-    return State(
-        state.time_shift.index_select(1, rows),
-        state.channel_shift.index_select(1, rows),
-        state.wkv.index_select(1, rows),
-    )
+                continue
+            texts[row].append(token)
+            if len(texts[row]) < max_new_tokens:
+                kept.append(row)
+        active = kept
+        tokens = [torch.tensor(texts[row][-1:]) for row in active]
+    return [Completion(tuple(text), is_ended) for text, is_ended in zip(texts, ended, strict=True)]

@@ -1,8 +1,8 @@
 """Trains the demo model from nothing: `python -m rwkv_core.demo.train`.
 
 The data is endless, so there are no epochs: each batch is made of dialogues never seen before. The
-network is `rwkv_core.model` itself, with its weights as parameters; matrices learn with Muon, all
-else with AdamW.
+network is `rwkv_core.formulas` itself, with its weights as parameters; matrices learn with Muon,
+all else with AdamW.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rwkv_core.demo.dialogues import (
 )
 from rwkv_core.demo.vocabulary import build_tokenizer
 from rwkv_core.demo.weights import initial_weight
-from rwkv_core.model import Weights, forward_hidden, linear
+from rwkv_core.formulas import Weights, forward_hidden, linear
 from rwkv_core.state import State
 from rwkv_core.tokenizer import Tokenizer
 

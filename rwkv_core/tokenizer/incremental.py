@@ -18,6 +18,11 @@ class IncrementalDecoder:
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was given out is all there was: no character is incomplete."""
+        return not self._decoder.getstate()[0]
+
     def push(self, token_id: int) -> str:
         return self._decoder.decode(self._token_bytes(token_id))
 

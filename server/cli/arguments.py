@@ -47,10 +47,18 @@ Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/m
 FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
 to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, MESSAGE and
 LICENSE may follow. A server need not run; one that runs has the new model at once.
+
+TYPE, from the largest to the smallest: q8_0, q6_k, q5_1, q5_k_m, q5_0, q4_k_m, q4_0.
 """
 _LIST = """\
 List the models in $OLLAMA_MODELS (~/.anser/models), the newest first; a server need not run.
 Where $OLLAMA_HOST names another machine, the server there is asked for its models instead.
+"""
+_BENCH = """\
+Measure models on this machine's processor: files, or names as `anser list` shows them. Prefill and
+decode are of random tokens from an empty state, as llama-bench does it; the table is Markdown.
+
+With --quality: perplexity on a text, divergence from the float32 model, and greedy texts.
 """
 
 
@@ -69,7 +77,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(
         metavar="COMMAND", required=True, title="commands", parser_class=_CommandParser
     )
-    for add in (_add_serve, _add_run, _add_create, _add_list):
+    for add in (_add_serve, _add_run, _add_create, _add_list, _add_bench):
         add(commands)
     return parser.parse_args(_spell_out_think(argv))
 
@@ -144,16 +152,61 @@ def _add_run(commands: _Commands) -> None:
 
 
 def _add_create(commands: _Commands) -> None:
-    parser = _add(commands, "create", "make a model from a Modelfile", _CREATE)
+    parser = _add(commands, "create", "make a model from a file or a Modelfile", _CREATE)
     parser.add_argument("name", metavar="NAME", help="of the new model, with or without a :tag")
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument(
+        "-f",
+        "--file",
+        metavar="MODELFILE",
+        default="Modelfile",
+        help="default: ./Modelfile; - is stdin",
+    )
+    sources.add_argument(
+        "--from", dest="source", metavar="FILE|NAME", help="as a Modelfile with only this FROM"
+    )
     parser.add_argument(
-        "-f", "--file", metavar="FILE", default="Modelfile", help="default: ./Modelfile; - is stdin"
+        "-q", "--quantize", metavar="TYPE", help="store the weights with fewer bits, as TYPE"
     )
 
 
 def _add_list(commands: _Commands) -> None:
     parser = _add(commands, "list", "list the models", _LIST)
     parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="of the names")
+
+
+def _add_bench(commands: _Commands) -> None:
+    parser = _add(commands, "bench", "measure speed, memory and quality of models", _BENCH)
+    parser.add_argument("models", metavar="FILE|NAME", nargs="+", help="what to measure")
+    for short, dest, help in (
+        ("-p", "prompt_tokens", "tokens of the prompt (512)"),
+        ("-n", "decode_tokens", "tokens to decode (64)"),
+        ("-r", "repetitions", "repetitions of each measurement (3)"),
+        ("-t", "threads", "threads (default: the physical cores)"),
+        ("-b", "batch", "decode so many sequences at once, too"),
+        ("--long", "long", "decode after 100 and after so many tokens of text, too"),
+    ):
+        parser.add_argument(short, dest=dest, metavar="N", type=_count, help=help)
+    parser.add_argument(
+        "--isa", choices=("avx512", "avx2", "portable"), help="use no better instruction set"
+    )
+    parser.add_argument(
+        "--peer", metavar="FILE", help="a llama-bench to run by turns on the same model"
+    )
+    parser.add_argument("--quality", action="store_true", help="measure quality, not speed")
+    parser.add_argument("--text", metavar="FILE", help="with --quality: what to read")
+    parser.add_argument(
+        "--reference",
+        metavar="FILE|NAME",
+        help="with --quality: compare with this model in float32 (default: the model itself)",
+    )
+    parser.add_argument("--json", action="store_true", help="all numbers, one object a line")
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, not "{value}"')
+    return int(value)
 
 
 def _spell_out_think(argv: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`anser create NAME -f Modelfile`: make a model from a file or from another model."""
+"""`anser create NAME`: make a model from a file or another model, as it is or quantized."""
 
 from __future__ import annotations
 
@@ -14,41 +14,64 @@ from typing import NoReturn
 
 from server.cli.errors import CommandError
 from server.cli.terminal import ProgressBar
-from server.modelfile import ModelfileError, decode_modelfile, parse_modelfile
+from server.modelfile import Command, Modelfile, ModelfileError, decode_modelfile, parse_modelfile
 from server.names import InvalidNameError, ModelName
 from server.settings import Settings
 from server.store import Store
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    is_stdin = arguments.file == "-"
-    folder = Path() if is_stdin else Path(arguments.file).parent
     store = Store(Settings.from_environment().models)
     bar = ProgressBar(sys.stderr)
+
+    def warn(text: str) -> None:
+        bar.finish()
+        print(f"Warning: {text}", file=sys.stderr)
+
     try:
         name = ModelName.parse(arguments.name)
-        modelfile = parse_modelfile(decode_modelfile(_read(arguments.file)))
+        modelfile, folder = _modelfile(arguments)
         with sigterm_as_exception():
             # Imported here: the errors above need not wait for torch.
             from server.create import create_model  # noqa: PLC0415
 
-            create_model(store, name, modelfile, folder, bar.update)
+            create_model(
+                store,
+                name,
+                modelfile,
+                folder,
+                bar.update,
+                quantize=arguments.quantize,
+                warn=warn,
+            )
     except InvalidNameError as error:
         problem = "use letters, digits, '.', '_' and '-', and at most one :tag"
         raise CommandError(f"invalid model name '{arguments.name}'; {problem}") from error
     except ModelfileError as error:
-        raise CommandError(f"{'stdin' if is_stdin else arguments.file}: {error}") from error
+        where = "stdin" if arguments.file == "-" else arguments.file
+        raise CommandError(f"{where}: {error}") from error
     finally:
         bar.finish()
     print(f"Created {name.shortest}; chat with it: anser run {arguments.name}")
     return 0
 
 
+def _modelfile(arguments: argparse.Namespace) -> tuple[Modelfile, Path]:
+    """What to make, and the folder that files in it are relative to."""
+    if arguments.source is not None:
+        if not arguments.source:
+            raise CommandError("--from needs a file or the name of a model")
+        return Modelfile((Command("from", arguments.source),)), Path()
+    modelfile = parse_modelfile(decode_modelfile(_read(arguments.file)))
+    return modelfile, Path() if arguments.file == "-" else Path(arguments.file).parent
+
+
 def _read(file: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        remedy = "write it, or name another with -f" if file == "Modelfile" else "check the path"
+        is_default = file == "Modelfile"
+        remedy = "write it, or name a model file with --from" if is_default else "check the path"
         raise CommandError(f"{file}: {os.strerror(error.errno or 0)}; {remedy}") from error
 
 

@@ -19,6 +19,7 @@ import torch
 from rwkv_core import load_model
 from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.convert import convert_to_gguf
+from rwkv_core.checkpoint.recipes import RECIPES
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import AnserError
 from rwkv_core.tokenizer import WorldTokenizer
@@ -26,8 +27,10 @@ from server.cli.create import sigterm_as_exception
 from server.cli.list import rows_of_server, rows_of_store
 from server.create import create_model, model_title
 from server.manifests import MODEL_TYPE
-from server.modelfile import Modelfile, parse_modelfile
+from server.modelfile import Command, Modelfile, parse_modelfile
 from server.names import ModelName
+from server.schemas import ShowRequest
+from server.show import show_json
 from server.store import Store
 from server.stored_model import StoredModel, open_model
 from tests.tools.anser_command import Anser
@@ -248,9 +251,11 @@ def test_modelfiles_that_cannot_be_made_are_refused(
     assert blobs(store) == []
 
 
-@pytest.mark.parametrize("kind", ["pth", "gguf"])
+@pytest.mark.parametrize(
+    ("kind", "quantize"), [("pth", None), ("gguf", None), ("pth", "q6_k"), ("gguf", "q4_0")]
+)
 def test_an_interrupted_create_leaves_nothing(
-    store: Store, files: dict[str, Path], kind: str
+    store: Store, files: dict[str, Path], kind: str, quantize: str | None
 ) -> None:
     def interrupt(_: str, num_done: int, num_total: int) -> None:
         if num_done:
@@ -258,7 +263,7 @@ def test_an_interrupted_create_leaves_nothing(
 
     modelfile: Modelfile = parse_modelfile(f"FROM {files[kind]}\n")
     with pytest.raises(KeyboardInterrupt):
-        create_model(store, ModelName.parse("new"), modelfile, Path(), interrupt)
+        create_model(store, ModelName.parse("new"), modelfile, Path(), interrupt, quantize=quantize)
     assert list(store.names()) == []
     assert blobs(store) == []
 
@@ -285,6 +290,131 @@ def test_the_command_creates_and_lists(
     assert all(re.search(r" [0-9a-f]{12} +\d+(\.\d)? MB +.* ago$", row) for row in rows)
     only = anser.run("list", "mine").stdout.splitlines()[1:]
     assert [row.split()[0] for row in only] == ["Mine:v1"]
+
+
+def quantized(store: Store, source: Path | str, quantize: str, name: str = "new") -> StoredModel:
+    """What `anser create NAME --from SOURCE --quantize TYPE` makes, with no warning."""
+    modelfile = Modelfile((Command("from", str(source)),))
+    create_model(
+        store,
+        ModelName.parse(name),
+        modelfile,
+        Path(),
+        lambda *_: None,
+        quantize=quantize,
+        warn=pytest.fail,
+    )
+    model = open_model(store, ModelName.parse(name))
+    assert model is not None
+    return model
+
+
+@pytest.mark.parametrize("quantize", RECIPES)
+def test_a_quantized_model_says_so(store: Store, files: dict[str, Path], quantize: str) -> None:
+    model = quantized(store, files["pth"], quantize)
+    assert model.details["quantization_level"] == quantize.upper()
+    assert show_json(model, ShowRequest())["details"]["quantization_level"] == quantize.upper()
+    (row,) = rows_of_store(store)
+    assert row.size == model.manifest.size
+    # 16 bits a weight become at most 8.5, and the vocabulary's megabyte stays.
+    assert model.path.stat().st_size < 0.75 * files["gguf"].stat().st_size
+    assert torch.isfinite(first_logits(model.path)).all()
+    assert not [each for each in blobs(store) if not each.startswith("sha256-")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_is_quantized_to_the_same(
+    store: Store, files: dict[str, Path], kind: str
+) -> None:
+    model = quantized(store, files[kind], "q5_1")
+    assert model.facts.name == model_title(files[kind])
+    assert model.prompt_format.name == "g1"
+    tolerance = 5e-3 if kind == "bin" else 0.0
+    expected = first_logits(quantized(store, files["pth"], "q5_1", "expected").path)
+    assert torch.allclose(first_logits(model.path), expected, rtol=0, atol=tolerance)
+
+
+def test_a_stored_model_is_quantized(store: Store, files: dict[str, Path]) -> None:
+    parent = make(store, f"FROM {files['gguf']}\nSYSTEM Be brief.\n", "parent")
+    child = quantized(store, "parent", "Q4_K_M", "child")
+    assert child.system == "Be brief."
+    assert child.details["parent_model"] == "parent:latest"
+    assert child.details["quantization_level"] == "Q4_K_M"
+    assert child.facts.name == "rwkv7-g1-32"
+    assert child.title == parent.title
+    assert child.path != parent.path
+    assert parent.path.read_bytes() == files["gguf"].read_bytes()
+    expected = quantized(store, files["pth"], "q4_k_m", "expected")
+    assert torch.equal(first_logits(child.path), first_logits(expected.path))
+
+
+def test_a_model_of_the_wanted_type_stays_as_it_is(store: Store, files: dict[str, Path]) -> None:
+    first = quantized(store, files["pth"], "q4_0", "first")
+    assert quantized(store, "first", "Q4_0", "second").path == first.path
+    assert quantized(store, first.path, "q4_0", "third").path == first.path
+
+
+def test_quantizing_again_is_one_warning(store: Store, files: dict[str, Path]) -> None:
+    quantized(store, files["pth"], "q8_0", "first")
+    warnings: list[str] = []
+    create_model(
+        store,
+        ModelName.parse("second"),
+        parse_modelfile("FROM first"),
+        Path(),
+        lambda *_: None,
+        quantize="q4_0",
+        warn=warnings.append,
+    )
+    assert warnings == [
+        "first:latest is quantized already (Q8_0) and loses a little more now; "
+        "the original file would give a better model"
+    ]
+    second = open_model(store, ModelName.parse("second"))
+    assert second is not None
+    assert second.details["quantization_level"] == "Q4_0"
+
+
+def test_quantizing_that_fails_leaves_nothing(
+    store: Store, tmp_path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    bad = {**tensors, "blocks.1.ffn.value.weight": tensors["blocks.1.ffn.value.weight"].clone()}
+    bad["blocks.1.ffn.value.weight"][3, 3] = torch.inf
+    write_pth(tmp_path / "bad.pth", bad)
+    problem = r"bad\.pth: the tensor 'blocks\.1\.ffn\.value\.weight' holds NaN or infinity"
+    with pytest.raises(AnserError, match=problem):
+        quantized(store, tmp_path / "bad.pth", "q8_0")
+    with pytest.raises(AnserError, match="unknown quantization 'q2_k'; the known ones are q8_0, "):
+        quantized(store, tmp_path / "bad.pth", "q2_k")
+    assert list(store.names()) == []
+    assert blobs(store) == []
+
+
+def test_the_command_quantizes(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    anser = Anser(tmp_path, tmp_path / "models")
+    write_pth(tmp_path / "mine.pth", tensors)
+    plain = anser.run("create", "plain", "--from", "mine.pth")
+    assert plain.returncode == 0, plain.stderr
+    assert "converting mine.pth to GGUF\n" in plain.stderr
+    with anser.terminal("create", "--from", "mine.pth", "small", "--quantize", "Q4_K_M") as small:
+        small.expect(r"quantizing mine\.pth to Q4_K_M 100% ▕█+▏ \d\.\d MB/\d\.\d MB")
+        small.expect(r"hashing")
+        small.expect(r"Created small:latest")
+        assert small.wait() == 0
+        assert "Warning" not in small.text
+    (tmp_path / "Modelfile").write_text("FROM small\nSYSTEM Be brief.\n")
+    again = anser.run("create", "again", "-q", "q4_0")
+    assert again.returncode == 0, again.stderr
+    # Rows of 32 make Q8_0 of Q6_K, which most of this model is: embedding and head.
+    warnings = [line for line in again.stderr.splitlines() if "Warning" in line]
+    assert warnings == [
+        "Warning: small:latest is quantized already (Q8_0) and loses a little more now; "
+        "the original file would give a better model"
+    ]
+    store = Store(anser.models)
+    models = [open_model(store, ModelName.parse(name)) for name in ("plain", "small", "again")]
+    assert [model and model.quantization for model in models] == ["BF16", "Q4_K_M", "Q4_0"]
+    assert [model and model.system for model in models] == ["", "", "Be brief."]
 
 
 def test_a_server_lists_what_the_store_lists(anser: Anser) -> None:
@@ -315,6 +445,8 @@ def test_an_empty_list_is_a_header(tmp_path: Path) -> None:
         (("create", "a b", "-f", "Modelfile"), "FROM x\n", "invalid model name 'a b'"),
         (("create", "new"), "FROM x\nFORM y\n", "Modelfile: line 2: unknown command 'FORM'"),
         (("create", "new"), "FROM cut.gguf\n", "cut.gguf: "),
+        (("create", "new", "--from", "cut.gguf"), None, "cut.gguf: "),
+        (("create", "new", "--from", ""), None, "--from needs a file or the name of a model"),
     ],
 )
 def test_errors_are_one_line(
@@ -328,6 +460,14 @@ def test_errors_are_one_line(
     assert problem in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert result.stdout == ""
+
+
+def test_a_file_and_a_modelfile_exclude_each_other(tmp_path: Path) -> None:
+    result = Anser(tmp_path, tmp_path / "models").run("create", "a", "--from", "b", "-f", "c")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "Error: argument -f/--file: not allowed with argument --from; see `anser create --help`\n"
+    )
 
 
 def test_being_told_to_end_leaves_nothing(store: Store, files: dict[str, Path]) -> None:

@@ -16,7 +16,6 @@ from rwkv_core.checkpoint.ggml_blocks import (
     Bytes,
     Floats,
     dequantize,
-    quantize_q8_0,
 )
 
 # Byte offsets of the float16 scales in a block of each type.
@@ -114,55 +113,3 @@ def test_the_table_agrees_with_the_gguf_package() -> None:
         )  # fmt: skip
     known = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
     assert {**known, **UNSUPPORTED_TYPES} == {**UNSUPPORTED_TYPES, **known}
-
-
-def q8_0_inputs() -> dict[str, Floats]:
-    rng = np.random.default_rng(3)
-    normal = rng.standard_normal(64 * 4097).astype(np.float32)
-    # 127 fixes d at 1, so that the others are halves, just under halves, and integers.
-    ties = np.tile(np.arange(-63.5, 64, 1, dtype=np.float32), 32).reshape(-1, 32)
-    ties[:, 0] = 127
-    below = np.nextafter(ties, np.float32(0), dtype=np.float32)
-    below[:, 0] = -127
-    signs = np.where(rng.random(32 * 9) < 0.5, -1, 1).astype(np.float32)
-    return {
-        "normal": normal,
-        "small": normal * np.float32(1e-6),
-        "large": normal * np.float32(1e6),
-        "denormal scale": normal * np.float32(1e-35),
-        "ties": ties.reshape(-1),
-        "below ties": below.reshape(-1),
-        "signs": signs,
-        "zeros": np.zeros(64, np.float32),
-        "negative zeros": np.full(32, -0.0, np.float32),
-        "one value": np.eye(32, dtype=np.float32).reshape(-1),
-    }
-
-
-@pytest.mark.parametrize("case", q8_0_inputs())
-def test_quantizes_as_the_gguf_package_does(case: str) -> None:
-    values = q8_0_inputs()[case]
-    expected = gguf.quantize(values.reshape(-1, 32), gguf.GGMLQuantizationType.Q8_0)
-    np.testing.assert_array_equal(quantize_q8_0(values), expected.reshape(-1))
-
-
-def test_quantized_values_are_within_half_a_step() -> None:
-    values = np.random.default_rng(5).standard_normal(32 * 100).astype(np.float32)
-    decoded = dequantize("Q8_0", quantize_q8_0(values))
-    step = np.abs(values).reshape(-1, 32).max(axis=1, keepdims=True) / 127
-    error = np.abs(decoded - values).reshape(-1, 32)
-    # Half a step, and what the float16 scale's rounding (2^-11) moves the largest value by.
-    assert np.all(error <= step * (0.5 + 127 * 2**-11))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 9e6])
-def test_refuses_to_quantize_what_q8_0_cannot_hold(bad: float) -> None:
-    values = np.ones(64, np.float32)
-    values[40] = bad
-    with pytest.raises(ValueError, match="Q8_0 cannot store"):
-        quantize_q8_0(values)
-
-
-def test_denormals_become_zero() -> None:
-    values = np.full(32, 1e-44, np.float32)
-    assert not dequantize("Q8_0", quantize_q8_0(values)).any()

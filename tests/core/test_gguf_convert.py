@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,13 @@ from torch import Tensor
 
 from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
 from rwkv_core.checkpoint.convert import convert_to_gguf
+from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
+from rwkv_core.checkpoint.names import GGUF
 from rwkv_core.config import ModelConfig
-from rwkv_core.errors import CheckpointError, TokenizerError
+from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
 from rwkv_core.tokenizer import WorldTokenizer
 from tests.tools.gguf_files import SMALL, MemoryCheckpoint, random_checkpoint
+from tests.tools.random_checkpoint import RandomCheckpoint, random_tensors, write_rwkv_cpp
 
 VOCABULARY = WorldTokenizer([None, *(bytes([byte]) for byte in range(256)), b"\n\n", b"'\"\\"])
 
@@ -54,6 +60,32 @@ MATRICES = {
     "token_embd", "output", "time_mix_receptance", "time_mix_key", "time_mix_value",
     "time_mix_output", "channel_mix_key", "channel_mix_value",
 }  # fmt: skip
+
+
+# Rows of 256, which the K formats need.
+WIDE = ModelConfig(2, 256, 64, 300, 512, 8, 12, 4, 20)
+
+# Error over weights, both as root mean squares, of numbers with a normal distribution; the vectors
+# are stored exactly.
+LARGEST_ERRORS = {
+    "F32": 0.0,
+    "F16": 3e-4,
+    "Q8_0": 0.006,
+    "Q6_K": 0.0175,
+    "Q5_K": 0.036,
+    "Q5_1": 0.04,
+    "Q5_0": 0.045,
+    "Q4_K": 0.072,
+    "Q4_0": 0.09,
+}
+
+
+def expected_type(stored_name: str, matrix_type: str) -> str:
+    """The type of a tensor in a file whose matrices are of `matrix_type`."""
+    stem = stored_name.rpartition(".")[0].rpartition(".")[2]
+    if stem in MATRICES:
+        return matrix_type
+    return "F16" if re.fullmatch("time_mix_[wavg][12]", stem) else "F32"
 
 
 def convert(
@@ -256,8 +288,7 @@ def test_q8_0_equals_the_gguf_package(dtype: torch.dtype, tmp_path: Path) -> Non
         "blk.0.channel_mix_value.weight": "blocks.0.ffn.value.weight",
     }
     for tensor in reader.tensors:
-        is_matrix = tensor.name.rpartition(".")[0].rpartition(".")[2] in MATRICES
-        assert tensor.tensor_type.name == ("Q8_0" if is_matrix else "F32"), tensor.name
+        assert tensor.tensor_type.name == expected_type(tensor.name, "Q8_0"), tensor.name
         if tensor.name in canonical:
             weights = original.read(canonical[tensor.name]).float().numpy()
             expected = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
@@ -270,8 +301,9 @@ def test_q8_0_is_within_half_a_step(tmp_path: Path) -> None:
     copy = open_checkpoint(tmp_path / "a.gguf")
     for name, info in original.tensors.items():
         before, after = original.read(name), copy.read(name)
-        if copy.tensors[name].type_name == "F32":
-            assert torch.equal(before, after), name
+        if copy.tensors[name].type_name != "Q8_0":
+            is_half = copy.tensors[name].type_name == "F16"
+            assert torch.equal(before.half() if is_half else before, after), name
             continue
         assert copy.tensors[name].nbytes * 32 == before.numel() * 34
         blocks = before.view(-1, 32)
@@ -288,12 +320,132 @@ def test_q8_0_of_q8_0_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
-def test_rows_that_fill_no_block_stay_f32(tmp_path: Path) -> None:
-    narrow = ModelConfig(2, 48, 16, 300, 64, 4, 4, 4, 4)
-    reader, _ = convert(tmp_path, random_checkpoint(narrow), quantize="q8_0")
+@pytest.mark.parametrize(
+    ("quantize", "outer", "time_mix", "channel_mix", "file_type"),
+    [
+        ("q8_0", "Q8_0", "Q8_0", "Q8_0", "MOSTLY_Q8_0"),
+        ("q6_k", "Q6_K", "Q6_K", "Q6_K", "MOSTLY_Q6_K"),
+        ("q5_1", "Q5_1", "Q5_1", "Q5_1", "MOSTLY_Q5_1"),
+        ("Q5_K_M", "Q6_K", "Q5_K", "Q5_K", "MOSTLY_Q5_K_M"),
+        ("q5_0", "Q5_0", "Q5_0", "Q5_0", "MOSTLY_Q5_0"),
+        ("q4_K_M", "Q6_K", "Q5_K", "Q4_K", "MOSTLY_Q4_K_M"),
+        ("q4_0", "Q4_0", "Q4_0", "Q4_0", "MOSTLY_Q4_0"),
+    ],
+)
+def test_every_recipe(
+    quantize: str, outer: str, time_mix: str, channel_mix: str, file_type: str, tmp_path: Path
+) -> None:
+    original = random_checkpoint(WIDE, dtype=torch.bfloat16)
+    reader, metadata = convert(tmp_path, original, quantize=quantize)
+    assert metadata["general.file_type"] == gguf.LlamaFileType[file_type]
+    for tensor in reader.tensors:
+        stem = tensor.name.rpartition(".")[0].rpartition(".")[2]
+        kind = outer if stem in ("token_embd", "output") else time_mix
+        kind = channel_mix if stem.startswith("channel_mix") else kind
+        assert tensor.tensor_type.name == expected_type(tensor.name, kind), tensor.name
+    copy = open_checkpoint(tmp_path / "a.gguf")
+    assert copy.tensors.keys() == original.tensors.keys()
+    for name in original.tensors:
+        kind = copy.tensors[name].type_name
+        before, after = original.read(name).float(), copy.read(name).float()
+        error = float((after - before).pow(2).mean().sqrt() / before.pow(2).mean().sqrt())
+        assert error <= LARGEST_ERRORS[kind], (name, kind)
+        if "_K" in kind:  # the bytes, too, are those of the encoder
+            stored = next(each for each in reader.tensors if each.name == GGUF.stored_name(name))
+            packed = quantize_blocks(kind, before.numpy().reshape(-1))
+            np.testing.assert_array_equal(np.asarray(stored.data).reshape(-1), packed)
+
+
+@pytest.mark.parametrize(
+    ("quantize", "fallback", "head"),
+    [
+        ("q4_k_m", "Q5_0", "Q8_0"),
+        ("q5_k_m", "Q5_1", "Q8_0"),
+        ("q6_k", "Q8_0", "Q8_0"),
+        ("q5_1", "Q5_1", "Q5_1"),
+    ],
+)
+def test_rows_that_do_not_fill_blocks_of_256(
+    quantize: str, fallback: str, head: str, tmp_path: Path
+) -> None:
+    reader, _ = convert(tmp_path, random_checkpoint(SMALL), quantize=quantize)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds["blk.0.channel_mix_key.weight"] == fallback
+    assert kinds["blk.1.channel_mix_value.weight"] == fallback
+    assert kinds["output.weight"] == kinds["token_embd.weight"] == head
+
+
+def test_rows_that_fill_no_block_become_f16(tmp_path: Path) -> None:
+    narrow = random_checkpoint(ModelConfig(2, 48, 16, 300, 64, 4, 4, 4, 4))
+    narrow.weights["head.weight"][7, 7] = 1e5  # beyond float16
+    reader, _ = convert(tmp_path, narrow, quantize="q8_0")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert kinds["blk.0.channel_mix_value.weight"] == "Q8_0"
-    assert kinds["blk.0.channel_mix_key.weight"] == kinds["output.weight"] == "F32"
+    assert kinds["blk.0.channel_mix_key.weight"] == "F16"
+    assert kinds["output.weight"] == "F32"
+
+
+@pytest.mark.parametrize("bad", [7e4, -7e4, torch.inf, torch.nan])
+def test_low_rank_pairs_beyond_float16_stay_f32(bad: float, tmp_path: Path) -> None:
+    original = random_checkpoint()
+    original.weights["blocks.1.att.w2"][2, 2] = bad
+    reader, _ = convert(tmp_path, original, quantize="q4_0")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds["blk.1.time_mix_w2.weight"] == "F32"
+    assert kinds["blk.1.time_mix_w1.weight"] == kinds["blk.0.time_mix_w2.weight"] == "F16"
+    copy = open_checkpoint(tmp_path / "a.gguf").read("blocks.1.att.w2")
+    assert torch.equal(copy.nan_to_num(1), original.read("blocks.1.att.w2").nan_to_num(1))
+
+
+def test_a_quantized_file_can_be_quantized_again(tmp_path: Path) -> None:
+    original = random_checkpoint(WIDE)
+    convert(tmp_path, original, quantize="q8_0")
+    first = open_checkpoint(tmp_path / "a.gguf")
+    convert_to_gguf(first, VOCABULARY, tmp_path / "b.gguf", name="Small", quantize="q4_k_m")
+    again = MemoryCheckpoint({name: first.read(name).float() for name in first.tensors})
+    convert_to_gguf(again, VOCABULARY, tmp_path / "c.gguf", name="Small", quantize="q4_k_m")
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0", "Q5_1"])
+def test_rwkv_cpp_files_are_quantized(type_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_rwkv_cpp(path, random_tensors(WIDE), type_name=type_name)
+    with closing(open_checkpoint(path)) as source:
+        weights = {name: source.read(name).float() for name in source.tensors}
+        convert_to_gguf(source, VOCABULARY, tmp_path / "b.gguf", name="a", quantize="q5_k_m")
+    in_memory = MemoryCheckpoint(weights)
+    convert_to_gguf(in_memory, VOCABULARY, tmp_path / "c.gguf", name="a", quantize="q5_k_m")
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
+
+
+def test_tensors_drawn_when_they_are_read_make_the_same_file(tmp_path: Path) -> None:
+    convert(tmp_path, random_checkpoint(seed=3), quantize="q4_0")
+    expected = (tmp_path / "a.gguf").read_bytes()
+    convert(tmp_path, RandomCheckpoint(SMALL, seed=3), quantize="q4_0")
+    assert (tmp_path / "a.gguf").read_bytes() == expected
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        convert(tmp_path, quantize="q3_k_s")
+    assert str(caught.value) == (
+        "unknown quantization 'q3_k_s'; the known ones are "
+        "q8_0, q6_k, q5_1, q5_k_m, q5_0, q4_k_m, q4_0"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_threads_do_not_change_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Many pieces, each a row, and results that come late.
+    monkeypatch.setattr("rwkv_core.checkpoint.convert._PIECE_VALUES", 1)
+    convert(tmp_path, random_checkpoint(), quantize="q5_0")
+    many = (tmp_path / "a.gguf").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr("rwkv_core.checkpoint.convert._num_processors", lambda: 1)
+    convert(tmp_path, random_checkpoint(), quantize="q5_0")
+    assert (tmp_path / "a.gguf").read_bytes() == many
+    assert threading.active_count() == 1
 
 
 def test_a_model_of_one_block(tmp_path: Path) -> None:
@@ -355,11 +507,18 @@ def test_progress_ends_at_the_bytes_of_all_tensors(tmp_path: Path) -> None:
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
-def test_weights_that_q8_0_cannot_hold_are_named(tmp_path: Path) -> None:
-    checkpoint = random_checkpoint()
-    checkpoint.weights["blocks.1.ffn.key.weight"][3, 3] = torch.nan
-    with pytest.raises(CheckpointError, match=r"'blocks\.1\.ffn\.key\.weight' holds NaN") as caught:
-        convert(tmp_path, checkpoint, quantize="q8_0")
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [(torch.nan, "holds NaN or infinity"), (1e30, "holds values up to 1e.30; Q4_K stores at most")],
+)
+def test_weights_that_cannot_be_quantized_are_named(
+    bad: float, problem: str, tmp_path: Path
+) -> None:
+    checkpoint = random_checkpoint(WIDE)
+    checkpoint.weights["blocks.1.ffn.key.weight"][3, 3] = bad
+    name = r"the tensor 'blocks\.1\.ffn\.key\.weight' "
+    with pytest.raises(CheckpointError, match=name + problem) as caught:
+        convert(tmp_path, checkpoint, quantize="q4_k_m")
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 

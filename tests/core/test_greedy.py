@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from rwkv_core.demo.greedy import Completion, complete_all
-from rwkv_core.model import Model, Weights
+from rwkv_core.formulas import Weights
+from rwkv_core.model import Model
 from rwkv_core.tokenizer import WorldTokenizer
+from rwkv_core.torch_executor import TorchExecutor
 from tests.tools.random_checkpoint import TINY, random_tensors
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    tensors = random_tensors(TINY)
+    weights = Weights.load(TINY, random_tensors(TINY).__getitem__)
     vocabulary = [None, *(bytes((value,)) for value in range(256))]
-    return Model(TINY, Weights.load(TINY, tensors.__getitem__), WorldTokenizer(vocabulary))
+    return Model(TINY, TorchExecutor(TINY, weights), WorldTokenizer(vocabulary))
 
 
 def alone(model: Model, prompt: list[int], max_new_tokens: int) -> Completion:
@@ -43,7 +45,7 @@ def test_rows_end_at_the_end_token(model: Model) -> None:
     """A head that prefers token 0 after some prompts ends some rows early; others go on."""
     weights = Weights.load(TINY, random_tensors(TINY).__getitem__)
     weights.head[0] *= 6  # a long vector is the likeliest whenever its product is positive
-    eager = Model(TINY, weights, model.tokenizer)
+    eager = Model(TINY, TorchExecutor(TINY, weights), model.tokenizer)
     prompts = [[token, token + 1] for token in range(1, 40)]
     completions = complete_all(eager, prompts, 10)
     assert completions == [alone(eager, prompt, 10) for prompt in prompts]

@@ -16,13 +16,24 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
+from rwkv_core import loading
 from rwkv_core.checkpoint import open_checkpoint, read_config
+from rwkv_core.checkpoint.base import PLAIN_TYPES
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.config import ModelConfig
-from rwkv_core.errors import AnserError, CheckpointError, OptionError, TokenizerError
+from rwkv_core.errors import (
+    AnserError,
+    CheckpointError,
+    ModelTooLargeError,
+    OptionError,
+    TokenizerError,
+)
+from rwkv_core.formulas import is_matrix
 from rwkv_core.loading import find_tokenizer, load_model
-from rwkv_core.model import Model, is_matrix
+from rwkv_core.model import Model
 from rwkv_core.tokenizer import WorldTokenizer
+from rwkv_core.torch_executor import TorchExecutor
+from tests.tools.native import require_kernels
 from tests.tools.random_checkpoint import (
     TINY,
     random_tensors,
@@ -46,7 +57,8 @@ def write_tokenizer(folder: Path, num_tokens: int = TINY.vocab_size) -> None:
 
 
 def _weights(model: Model) -> dict[str, Tensor]:
-    """All weights under their canonical names."""
+    """All weights of a model in PyTorch under their canonical names."""
+    assert isinstance(model.executor, TorchExecutor)
     found: dict[str, Tensor] = {}
 
     def walk(prefix: str, value: object) -> None:
@@ -57,7 +69,7 @@ def _weights(model: Model) -> dict[str, Tensor]:
             for name, part in vars(value).items():
                 walk(f"{prefix}.{name}", part)
 
-    for name, value in vars(model.weights).items():
+    for name, value in vars(model.executor.weights).items():
         if name == "layers":
             for index, layer in enumerate(value):
                 walk(f"blocks.{index}", layer)
@@ -85,7 +97,7 @@ def test_the_same_model_out_of_every_format(
     write_tokenizer(tmp_path)
     tensors = random_tensors(TINY)
     write(tmp_path / "model", tensors)
-    model = load_model(tmp_path / "model")
+    model = load_model(tmp_path / "model", kernels=False)
     assert model.config == TINY
     weights = _weights(model)
     assert weights.keys() == tensors.keys()
@@ -114,8 +126,8 @@ def test_types(
     write_tokenizer(tmp_path)
     tensors = random_tensors(TINY, dtype=stored)
     write_pth(tmp_path / "model.pth", tensors)
-    model = load_model(tmp_path / "model.pth", dtype=asked)
-    assert model.dtype == matrices
+    model = load_model(tmp_path / "model.pth", dtype=asked, kernels=False)
+    assert PLAIN_TYPES[model.executor.type_name] == matrices
     for name, tensor in _weights(model).items():
         expected = matrices if is_matrix(name) else torch.float32
         assert tensor.dtype == expected, name
@@ -125,7 +137,7 @@ def test_types(
 def test_quantized_weights_become_float32_on_a_cpu(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     write_rwkv_cpp(tmp_path / "model.bin", random_tensors(TINY), type_name="Q5_1")
-    assert load_model(tmp_path / "model.bin").dtype == torch.float32
+    assert load_model(tmp_path / "model.bin", kernels=False).executor.type_name == "F32"
 
 
 @pytest.mark.parametrize(
@@ -221,10 +233,12 @@ def status(key):  # of this process image alone; ru_maxrss would inherit what py
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) << 10
 
-load_model(sys.argv[1])  # a tiny one, for everything that is paid once
+kernels = sys.argv[3] == "kernels"
+load_model(sys.argv[1], kernels=kernels)  # a tiny one, for everything that is paid once
 before = status("VmRSS:")
-model = load_model(sys.argv[2])
-json.dump([before, status("VmHWM:"), str(model.dtype)], sys.stdout)
+model = load_model(sys.argv[2], kernels=kernels)
+peak = status("VmHWM:") - before
+json.dump([peak, model.executor.type_name, model.num_weight_bytes], sys.stdout)
 """
 
 
@@ -233,13 +247,29 @@ def large_tensors() -> dict[str, Tensor]:
     return random_tensors(LARGE)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def _measure(folder: Path, runtime: str) -> tuple[int, str, int]:
+    """Peak memory of loading `large`, its type and the bytes of its weights."""
+    write_pth(folder / "tiny.pth", random_tensors(TINY))
+    files = [str(folder / "tiny.pth"), str(folder / "large")]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *files, runtime], capture_output=True, text=True, check=True
+    )
+    peak, type_name, num_weight_bytes = json.loads(done.stdout)
+    return peak, type_name, num_weight_bytes
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
+)
+
+
+@needs_proc
 @pytest.mark.parametrize(
     ("write", "stored", "loaded"),
     [
-        (write_pth, torch.bfloat16, torch.bfloat16),
-        (write_safetensors, torch.float16, torch.float32),
-        (_write_q8_0, torch.float32, torch.float32),
+        (write_pth, torch.bfloat16, "BF16"),
+        (write_safetensors, torch.float16, "F32"),
+        (_write_q8_0, torch.float32, "F32"),
     ],
 )
 def test_loading_holds_one_tensor_beside_the_weights(
@@ -247,19 +277,73 @@ def test_loading_holds_one_tensor_beside_the_weights(
     large_tensors: dict[str, Tensor],
     write: Callable[[Path, Mapping[str, Tensor]], None],
     stored: torch.dtype,
-    loaded: torch.dtype,
+    loaded: str,
 ) -> None:
     write_tokenizer(tmp_path)
-    write_pth(tmp_path / "tiny.pth", random_tensors(TINY))
     write(tmp_path / "large", {name: value.to(stored) for name, value in large_tensors.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "tiny.pth"), str(tmp_path / "large")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    before, peak, dtype = json.loads(done.stdout)
-    assert dtype == str(loaded)
-    weights = loaded.itemsize * sum(tensor.numel() for tensor in large_tensors.values())
-    largest = loaded.itemsize * LARGE.vocab_size * LARGE.n_embd
-    assert weights <= peak - before < weights + largest + (32 << 20)
+    peak, type_name, num_weight_bytes = _measure(tmp_path, "torch")
+    assert type_name == loaded
+    item_bytes = PLAIN_TYPES[loaded].itemsize
+    weights = item_bytes * sum(tensor.numel() for tensor in large_tensors.values())
+    assert weights <= num_weight_bytes < 1.01 * weights  # vectors are float32
+    largest = item_bytes * LARGE.vocab_size * LARGE.n_embd
+    assert weights <= peak < weights + largest + (32 << 20)
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("write", "stored", "loaded"),
+    [
+        (write_pth, torch.bfloat16, "BF16"),
+        (write_safetensors, torch.float16, "F16"),
+        (_write_q8_0, torch.float32, "Q8_0"),
+    ],
+)
+def test_loading_for_the_kernels_holds_one_slice_beside_the_packed_weights(
+    tmp_path: Path,
+    large_tensors: dict[str, Tensor],
+    write: Callable[[Path, Mapping[str, Tensor]], None],
+    stored: torch.dtype,
+    loaded: str,
+) -> None:
+    require_kernels()
+    write_tokenizer(tmp_path)
+    write(tmp_path / "large", {name: value.to(stored) for name, value in large_tensors.items()})
+    file_bytes = (tmp_path / "large").stat().st_size
+    peak, type_name, num_weight_bytes = _measure(tmp_path, "kernels")
+    assert type_name == loaded
+    assert 0.98 * file_bytes < num_weight_bytes < 1.02 * file_bytes
+    assert 0.95 * num_weight_bytes < peak < num_weight_bytes + (16 << 20) + (32 << 20)
+
+
+def test_a_model_that_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.bin"
+    write_rwkv_cpp(path, random_tensors(TINY), type_name="Q8_0")
+    write_tokenizer(tmp_path)
+    monkeypatch.setattr(loading, "_WORKING_BYTES", 0)
+    monkeypatch.setattr(loading, "available_bytes", lambda: path.stat().st_size)
+    for dtype in (torch.float32, None):  # as asked, and what the file becomes in PyTorch
+        with pytest.raises(ModelTooLargeError, match="in F32, but only"):
+            load_model(path, dtype=dtype, kernels=False)
+    monkeypatch.setattr(loading, "available_bytes", lambda: path.stat().st_size // 2)
+    with pytest.raises(ModelTooLargeError, match=r"needs . MB of memory in BF16, but only 0 MB"):
+        load_model(path, dtype=torch.bfloat16)
+    monkeypatch.setattr(loading, "available_bytes", lambda: None)
+    assert load_model(path).forward(TOKENS)[0].isfinite().all()
+
+
+def test_a_model_that_fits_packed_is_loaded_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_kernels()
+    path = tmp_path / "model.bin"
+    write_rwkv_cpp(path, random_tensors(TINY), type_name="Q8_0")
+    write_tokenizer(tmp_path)
+    monkeypatch.setattr(loading, "_WORKING_BYTES", 0)
+    monkeypatch.setattr(loading, "available_bytes", lambda: path.stat().st_size)
+    assert load_model(path).forward(TOKENS)[0].isfinite().all()
+    monkeypatch.setattr(loading, "available_bytes", lambda: path.stat().st_size // 2)
+    with pytest.raises(ModelTooLargeError, match="memory in Q8_0, but only 0 MB are free"):
+        load_model(path)

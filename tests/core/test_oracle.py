@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from rwkv_core.checkpoint import open_checkpoint, read_config
-from rwkv_core.model import Model, Weights
+from rwkv_core.formulas import Weights
+from rwkv_core.model import Model
 from rwkv_core.tokenizer import WorldTokenizer
+from rwkv_core.torch_executor import TorchExecutor
 from tests.tools.oracle import OracleLogits, Reading, oracle_logits
-from tests.tools.random_checkpoint import PRESETS, TINY, random_tensors, write_pth
+from tests.tools.random_checkpoint import PRESETS, random_tensors, write_pth
 
 # Of the logits' standard deviation. What is measured is near 1e-5, the noise of float32.
 TOLERANCE = 1e-3
@@ -45,8 +44,9 @@ class Case:
 def _load(path: Path) -> Model:
     """In float32, as the oracle computes."""
     with closing(open_checkpoint(path)) as checkpoint:
-        weights = Weights.load(read_config(checkpoint), lambda name: checkpoint.read(name).float())
-        return Model(read_config(checkpoint), weights, WorldTokenizer.world())
+        config = read_config(checkpoint)
+        weights = Weights.load(config, lambda name: checkpoint.read(name).float())
+        return Model(config, TorchExecutor(config, weights), WorldTokenizer.world())
 
 
 @pytest.fixture(scope="module")
@@ -89,33 +89,3 @@ def test_logits_equal_the_oracle_s(cases: dict[str, Case], name: str) -> None:
     for index in range(reading.num_single):
         logits, state = model.forward([reading.tokens[split + index]], state)
         assert worst(logits, expected.single[index]) < TOLERANCE
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Model:
-    tensors = random_tensors(TINY, seed=3)
-    return Model(TINY, Weights.load(TINY, tensors.__getitem__), WorldTokenizer.world())
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    tokens=st.lists(st.integers(0, TINY.vocab_size - 1), min_size=1, max_size=140),
-    cuts=st.sets(st.integers(1, 139), max_size=6),
-)
-def test_splitting_a_text_anywhere_changes_nothing(
-    tiny: Model, tokens: list[int], cuts: set[int]
-) -> None:
-    whole, last_state = tiny.forward(tokens, all_logits=True)
-    edges = [0, *sorted(cut for cut in cuts if cut < len(tokens)), len(tokens)]
-    state, parts = tiny.new_state(), []
-    for start, end in pairwise(edges):
-        before = state.clone()
-        logits, after = tiny.forward(tokens[start:end], state, all_logits=True)
-        assert torch.equal(state.wkv, before.wkv)  # the state passed in is left as it was
-        assert torch.equal(state.time_shift, before.time_shift)
-        assert torch.equal(state.channel_shift, before.channel_shift)
-        parts.append(logits)
-        state = after
-    assert worst(torch.cat(parts), whole) < 1e-4
-    assert torch.allclose(state.wkv, last_state.wkv, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(state.time_shift, last_state.time_shift, rtol=1e-4, atol=1e-4)

@@ -7,6 +7,9 @@ converters write them, without the tables of `rwkv_core.checkpoint.names`, which
 
     python -m tests.tools.random_checkpoint 0.1B model.pth
     python -m tests.tools.random_checkpoint 0.4B folder --format hf --shards 3 --dtype f16
+    python -m tests.tools.random_checkpoint 2.9B model.gguf --format gguf --quantize q4_k_m
+
+A GGUF file is written tensor by tensor, in the memory that the largest takes.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +32,12 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rwkv_core.checkpoint import TensorInfo
 from rwkv_core.checkpoint.architecture import tensor_shapes
+from rwkv_core.checkpoint.convert import convert_to_gguf
+from rwkv_core.checkpoint.recipes import RECIPES
 from rwkv_core.config import ModelConfig
+from rwkv_core.tokenizer import WorldTokenizer
 
 Tensors = dict[str, Tensor]
 
@@ -83,6 +92,33 @@ def random_tensors(
         name: _values(name, shape, config, seed).to(dtype)
         for name, shape in tensor_shapes(config).items()
     }
+
+
+@dataclass
+class RandomCheckpoint:
+    """The tensors of `random_tensors` as an open checkpoint, each drawn when it is read."""
+
+    config: ModelConfig
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = Path("random")
+    format: str = "pth"
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        kind = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[self.dtype]
+        return {
+            name: TensorInfo(name, shape, kind, math.prod(shape) * self.dtype.itemsize)
+            for name, shape in tensor_shapes(self.config).items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        shape = tensor_shapes(self.config)[name]
+        return _values(name, shape, self.config, self.seed).to(self.dtype)
+
+    def close(self) -> None:
+        pass
 
 
 def write_pth(
@@ -291,16 +327,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Writes a random RWKV-7 checkpoint.")
     parser.add_argument("size", choices=[*PRESETS, "tiny"])
     parser.add_argument("path", type=Path)
-    parser.add_argument("--format", choices=("pth", "st", "hf", "rwkv.cpp"), default="pth")
+    formats = ("pth", "st", "hf", "rwkv.cpp", "gguf")
+    parser.add_argument("--format", choices=formats, default="pth")
     parser.add_argument("--dtype", choices=list(DTYPES), default="bf16")
     parser.add_argument("--type", choices=list(_RWKV_CPP_TYPES), default="F16", help="of rwkv.cpp")
     parser.add_argument("--shards", type=int, default=1, help="of hf")
+    parser.add_argument("--quantize", choices=list(RECIPES), help="of gguf")
     parser.add_argument("--layers", type=int, help="fewer layers than the model of that size has")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = TINY if args.size == "tiny" else PRESETS[args.size]
     if args.layers is not None:
         config = ModelConfig(**{**vars(config), "n_layer": args.layers})
+    if args.quantize and args.format != "gguf":
+        parser.error("--quantize needs --format gguf")
+    if args.format == "gguf":
+        checkpoint = RandomCheckpoint(config, args.seed, DTYPES[args.dtype])
+        name = f"random {args.size}"
+        convert_to_gguf(
+            checkpoint, WorldTokenizer.world(), args.path, name=name, quantize=args.quantize
+        )
+        return
     tensors = random_tensors(config, args.seed, DTYPES[args.dtype])
     if args.format == "pth":
         write_pth(args.path, tensors)

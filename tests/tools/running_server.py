@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +16,12 @@ from server.app import create_app
 from server.context import ServerContext
 from server.demo_model import DEMO_FILE
 from server.settings import Settings
+from tests.tools.waiting import TIMEOUT_S, wait_until
+
+__all__ = ["DEMO", "ENDLESS", "TIMEOUT_S", "RunningServer", "needs_demo", "running", "wait_until"]
 
 DEMO = "rwkv7-demo"
 ENDLESS = "endless"  # a tiny random model in the World format that never ends a reply by itself
-
-# Generous: the machine may be busy with other things.
-TIMEOUT_S = 60.0
 
 needs_demo = pytest.mark.skipif(
     not DEMO_FILE.is_file(), reason="the demo model has not been trained in this checkout"
@@ -74,14 +73,6 @@ class RunningServer:
         for model in (DEMO, ENDLESS):  # models of other names share the file of one of them
             self.post("/api/generate", model=model, keep_alive=0)
         wait_until(lambda: not self.context.manager.loaded())
-
-
-def wait_until(is_so: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    """Waits for what another thread brings about, as long as it takes there."""
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.005)
 
 
 @contextmanager

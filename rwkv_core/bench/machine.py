@@ -1,0 +1,49 @@
+"""What the operating system says about this process and this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process ever had resident."""
+    # getrusage's number survives exec: a child would begin with its parent's. Linux's own does not.
+    from_linux = _status_bytes("VmHWM")
+    if from_linux is not None:
+        return from_linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process has resident now; None where Linux's /proc is missing."""
+    return _status_bytes("VmRSS")
+
+
+def num_processors() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """The processor's name for people; the architecture where none is known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    values = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(values, "") or platform.processor() or platform.machine()
+
+
+def _status_bytes(key: str) -> int | None:
+    """The value of a line `key:  123 kB` of this process's status, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    values = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
+    return next((int(value) * 1024 for value in values), None)

@@ -1,0 +1,191 @@
+"""Runs a model with the CPU kernels, on weights as packed as the file has them.
+
+Their numbers depend neither on where a text is cut into passes nor on what shares a pass: every
+output is the same sequence of operations whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwkv_core import kernels
+from rwkv_core.checkpoint import StoredCheckpoint
+from rwkv_core.checkpoint.architecture import required_names
+from rwkv_core.checkpoint.base import main_type, output_major_shape
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
+from rwkv_core.config import ModelConfig
+from rwkv_core.executor import Segment
+from rwkv_core.formulas import is_matrix
+from rwkv_core.kernels.interface import Int32s, Native, NativeMatrix, NativeModel
+
+_HEAD_SIZES = (16, 32, 64, 128)
+
+
+def can_run(config: ModelConfig) -> bool:
+    """Whether the kernels are made for these sizes: those of all released models, and smaller."""
+    return config.n_embd % 64 == 0 and config.n_ffn % 32 == 0 and config.head_size in _HEAD_SIZES
+
+
+class KernelExecutor:
+    """A model's weights in the kernels' memory."""
+
+    def __init__(
+        self,
+        native: Native,
+        model: NativeModel,
+        vocab_size: int,
+        *,
+        type_name: str,
+        num_weight_bytes: int,
+    ) -> None:
+        self.device = torch.device("cpu")
+        self.type_name = type_name
+        self.num_weight_bytes = num_weight_bytes
+        self._native = native
+        self._model = model
+        self._vocab_size = vocab_size
+
+    @classmethod
+    def load(
+        cls, native: Native, config: ModelConfig, checkpoint: StoredCheckpoint
+    ) -> KernelExecutor:
+        """Packs the checkpoint's tensors one after the other, in their own types.
+
+        Holds a slice of the file beside the weights, and of the embedding, which comes first, two
+        copies. Nothing of the file is used afterwards. Raises CheckpointError or MemoryError.
+        """
+        model = native.Model(
+            config.n_layer,
+            config.n_embd,
+            config.head_size,
+            config.n_ffn,
+            config.vocab_size,
+            config.layer_norm_eps,
+            config.group_norm_eps,
+        )
+        num_bytes = 0
+        for name in required_names(config.n_layer):
+            if name == "emb.weight":
+                num_bytes += _set_embedding(model, checkpoint)
+            elif is_matrix(name):
+                matrix = _matrix(checkpoint, name)
+                model.set_matrix(name, matrix)
+                num_bytes += matrix.nbytes
+            else:
+                values = checkpoint.read(name).to(torch.float32).reshape(-1)
+                model.set_vector(name, values.numpy())
+                num_bytes += values.nbytes
+        model.finish()
+        return cls(
+            native,
+            model,
+            config.vocab_size,
+            type_name=main_type(checkpoint),
+            num_weight_bytes=num_bytes,
+        )
+
+    @property
+    def description(self) -> str:
+        threads = self._native.num_threads()
+        return f"{self.type_name}, {self._native.isa()} kernels on {threads} threads"
+
+    def advance(self, segments: Sequence[Segment]) -> Tensor:
+        """See `Executor`."""
+        lengths = [segment.token_ids.shape[0] for segment in segments]
+        out = torch.empty(sum(segment.num_logits for segment in segments), self._vocab_size)
+        num_logits = 0
+        for runs in plan_passes(lengths, self._native.max_rows()):
+            tokens = torch.cat(
+                [segments[run.segment].token_ids[run.start : run.end] for run in runs]
+            )
+            starts = np.cumsum([0, *(run.end - run.start for run in runs)], dtype=np.int32)
+            rows = _logits_rows(segments, runs)
+            kernels.forward(
+                self._model,
+                tokens.to(torch.int32).numpy(),
+                starts,
+                [segments[run.segment].state for run in runs],
+                rows,
+                out[num_logits : num_logits + len(rows)],
+            )
+            num_logits += len(rows)
+        return out
+
+    def zero_channels(self) -> tuple[int, int]:
+        """How many hidden channels of the channel mixes were zero, of how many, since the reset."""
+        return self._model.zero_channels()
+
+    def reset_counters(self) -> None:
+        self._model.reset_counters()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The part of a segment that one pass reads: its tokens from `start` to `end`."""
+
+    segment: int
+    start: int
+    end: int
+
+
+def plan_passes(lengths: Sequence[int], max_rows: int) -> Iterator[list[Run]]:
+    """Deals segments of these lengths out to passes of at most `max_rows` tokens, in order.
+
+    Passes are full but for the last; a segment goes on in the next where it does not fit.
+    """
+    runs: list[Run] = []
+    free = max_rows
+    for segment, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            end = min(length, start + free)
+            runs.append(Run(segment, start, end))
+            free -= end - start
+            start = end
+            if not free:
+                yield runs
+                runs, free = [], max_rows
+    if runs:
+        yield runs
+
+
+def _logits_rows(segments: Sequence[Segment], runs: Sequence[Run]) -> Int32s:
+    """Which rows of a pass are among the tokens whose logits are wanted."""
+    rows: list[int] = []
+    end = 0
+    for run in runs:
+        end += run.end - run.start
+        segment = segments[run.segment]
+        num_behind = segment.token_ids.shape[0] - run.end  # tokens left to later passes
+        num_wanted = min(segment.num_logits - num_behind, run.end - run.start)
+        rows.extend(range(end - num_wanted, end))  # none where that is below 0
+    return np.array(rows, np.int32)
+
+
+def _matrix(checkpoint: StoredCheckpoint, name: str) -> NativeMatrix:
+    info = checkpoint.tensors[name]
+    # By columns where most inputs are exactly zero, so that their weights need not be read.
+    by_columns = name.endswith("ffn.value.weight")
+    matrix = kernels.empty_matrix(info.type_name, *output_major_shape(info), by_columns=by_columns)
+    for first_row, packed in checkpoint.row_slices(name, kernels.ROW_MULTIPLE):
+        kernels.fill(matrix, info.type_name, first_row, packed)
+    return matrix
+
+
+def _set_embedding(model: NativeModel, checkpoint: StoredCheckpoint) -> int:
+    """Copies the rows as they are stored: they are looked up while the model lives, and the file
+    may change meanwhile. Returns their size.
+    """
+    info = checkpoint.tensors["emb.weight"]
+    packed = np.empty(info.nbytes, np.uint8)
+    position = 0
+    for _, part in checkpoint.row_slices("emb.weight"):
+        packed[position : position + part.size] = part
+        position += part.size
+    model.set_embedding(LAYOUTS[info.type_name].type_id, packed)
+    return info.nbytes

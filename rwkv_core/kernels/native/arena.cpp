@@ -1,0 +1,117 @@
+#include "arena.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#define ANSER_HAS_MMAP 1
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ANSER_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ANSER_ADDRESS_SANITIZER 1
+#endif
+#endif
+
+namespace anser {
+
+struct Mapping {
+    uint8_t* start;  // of what was allocated
+    size_t length;
+    uint8_t* next;  // from here on it is free
+    uint8_t* end;
+    int64_t arenas;
+};
+
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kAlignment = 64;
+#if defined(ANSER_ADDRESS_SANITIZER)
+constexpr size_t kMappingSize = 0;  // each arena is its own, so that the sanitizer sees its end
+#else
+constexpr size_t kMappingSize = size_t{32} << 20;  // memory that is never touched costs nothing
+#endif
+
+size_t rounded_up(size_t size, size_t unit) {
+    if (size > SIZE_MAX - unit) throw std::bad_alloc();
+    return (size + unit - 1) / unit * unit;
+}
+
+#if defined(ANSER_HAS_MMAP) && !defined(ANSER_ADDRESS_SANITIZER)
+
+Mapping* new_mapping(size_t size) {
+    const size_t length = rounded_up(size, kHugePage) + kHugePage;  // room to align the start
+    void* start =
+        mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) throw std::bad_alloc();
+    uint8_t* bytes = static_cast<uint8_t*>(start);
+    uint8_t* aligned = bytes + (kHugePage - reinterpret_cast<uintptr_t>(start) % kHugePage) % kHugePage;
+    const size_t usable = rounded_up(size, kHugePage);
+#if defined(MADV_HUGEPAGE)
+    madvise(aligned, usable, MADV_HUGEPAGE);  // advice: without it all works, slower
+#endif
+    return new Mapping{bytes, length, aligned, aligned + usable, 0};
+}
+
+void free_mapping(Mapping* mapping) {
+    munmap(mapping->start, mapping->length);
+    delete mapping;
+}
+
+#else
+
+Mapping* new_mapping(size_t size) {
+    const size_t length = size + kAlignment;
+    void* start = std::calloc(length, 1);
+    if (!start) throw std::bad_alloc();
+    uint8_t* bytes = static_cast<uint8_t*>(start);
+    uint8_t* aligned =
+        bytes + (kAlignment - reinterpret_cast<uintptr_t>(start) % kAlignment) % kAlignment;
+    return new Mapping{bytes, length, aligned, aligned + size, 0};
+}
+
+void free_mapping(Mapping* mapping) {
+    std::free(mapping->start);
+    delete mapping;
+}
+
+#endif
+
+size_t room(const Mapping* mapping) {
+    return mapping ? static_cast<size_t>(mapping->end - mapping->next) : 0;
+}
+
+std::mutex lock;
+Mapping* current = nullptr;  // where small arenas go, if it has room
+
+}  // namespace
+
+Arena::Arena(size_t size) : size_(size) {
+    const size_t needed = rounded_up(std::max(size, size_t{1}), kAlignment);
+    const std::lock_guard<std::mutex> guard(lock);
+    if (needed <= room(current)) {
+        mapping_ = current;
+    } else {
+        mapping_ = new_mapping(std::max(needed, kMappingSize));
+        if (room(mapping_) - needed > room(current)) current = mapping_;
+    }
+    data_ = mapping_->next;
+    mapping_->next += needed;
+    ++mapping_->arenas;
+}
+
+Arena::~Arena() {
+    const std::lock_guard<std::mutex> guard(lock);
+    if (--mapping_->arenas) return;
+    if (current == mapping_) current = nullptr;
+    free_mapping(mapping_);
+}
+
+}  // namespace anser

@@ -1,0 +1,42 @@
+// The pass of some tokens through a model.
+#pragma once
+#include <cstdint>
+
+#include "scratch.h"
+#include "weights.h"
+
+namespace anser {
+
+// The most tokens of one pass: it bounds the memory between the layers.
+constexpr int64_t kMaxRows = 256;
+
+// A segment's state, which a pass changes. Of every part the address of the first layer's and how
+// many floats later the next layer's lies; they need no alignment.
+struct SegmentState {
+    float* time_shift;  // [n_embd]
+    int64_t time_shift_step;
+    float* channel_shift;  // [n_embd]
+    int64_t channel_shift_step;
+    float* wkv;  // [heads, key rows, value columns]
+    int64_t wkv_step;
+};
+
+// The rows of a pass: consecutive tokens of one or of several texts.
+struct Batch {
+    const int32_t* tokens;  // [num_rows], 1 to kMaxRows
+    int64_t num_rows;
+    const int32_t* starts;  // [num_segments + 1]: a segment goes from one up to the next
+    int64_t num_segments;
+    const SegmentState* states;  // [num_segments]
+    const int32_t* logits_rows;  // [num_logits], at most kMaxRows: rows whose logits are wanted
+    int64_t num_logits;
+    float* logits;  // [num_logits, vocab_size]
+};
+
+// Runs the pass on all threads of the pool; `batch` is right. The numbers depend on each token's own
+// text alone, and not on where that was cut. Returns how many hidden channels of the channel mixes
+// were zero.
+int64_t forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratch,
+                const Batch& batch);
+
+}  // namespace anser

@@ -1,0 +1,2 @@
+#define ANSER_ISA portable
+#include "kernels.inl"

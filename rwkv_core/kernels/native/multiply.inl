@@ -1,0 +1,614 @@
+// Matrix products with packed weights. See matrix.h for the layouts, kernels.h for the contract.
+//
+// Every output is one lane of one accumulator: for each sub-block of 32 columns, in order, the exact
+// integer sum of code * activation is scaled and added. Neither the number of tokens nor the number
+// of threads changes that order.
+
+namespace anser::ANSER_ISA {
+
+// What tells the quantized types apart. `bits` bounds the codes; `offset` is subtracted from them.
+template <Type type>
+struct Format;
+#define ANSER_FORMAT(type, bits_, low_, high_, offset_, block_, record_, has_minimum_)          \
+    template <>                                                                              \
+    struct Format<Type::type> {                                                              \
+        static constexpr Type kType = Type::type;                                            \
+        static constexpr int bits = bits_, low_bits = low_, high_bits = high_;                \
+        static constexpr int offset = offset_, block = block_, subs = block_ / 32;            \
+        static constexpr int record = 16 * record_, sub_bytes = 64 * (low_ + high_);           \
+        static constexpr int bytes = record_ + subs * sub_bytes / 16;                          \
+        static constexpr bool has_minimum = has_minimum_, is_split = Type::type == Type::Q6_K; \
+        static constexpr bool has_six_bits = has_minimum_ && block_ == 256;                   \
+    }
+ANSER_FORMAT(Q8_0, 8, 8, 0, 128, 32, 2, false);
+ANSER_FORMAT(Q4_0, 4, 4, 0, 8, 32, 2, false);
+ANSER_FORMAT(Q4_1, 4, 4, 0, 0, 32, 4, true);
+ANSER_FORMAT(Q5_0, 5, 4, 1, 16, 32, 2, false);
+ANSER_FORMAT(Q5_1, 5, 4, 1, 0, 32, 4, true);
+ANSER_FORMAT(Q4_K, 4, 4, 0, 0, 256, 16, true);
+ANSER_FORMAT(Q5_K, 5, 4, 1, 0, 256, 16, true);
+ANSER_FORMAT(Q6_K, 6, 4, 2, 32, 256, 18, false);
+#undef ANSER_FORMAT
+
+// ---- scales -----------------------------------------------------------------------------------
+
+constexpr int kSixBitBytes = 256;
+
+// The 6-bit numbers of a Q4_K or Q5_K record, one byte each: [4][scale j, scale j + 4, minimum j,
+// minimum j + 4][16 rows].
+ANSER_INLINE void expand_six_bits(const uint8_t* record, uint8_t* out) {
+    B first = load_bytes(record + 64), second = load_bytes(record + 128);
+    B high = load_bytes(record + 192);
+    store_bytes(out, or_bytes(low_nibbles(first), high_part<0, 3>(high)));
+    store_bytes(out + 64, or_bytes(high_nibbles(first), high_part<2, 3>(high)));
+    store_bytes(out + 128, or_bytes(low_nibbles(second), high_part<4, 3>(high)));
+    store_bytes(out + 192, or_bytes(high_nibbles(second), high_part<6, 3>(high)));
+}
+
+// The scales and minima of 16 rows for one sub-block of 32 columns.
+struct SubScales {
+    F scale, second;  // `second`: of the upper 16 columns, for Q6_K
+    F minimum;        // what is added for an activation of 1
+};
+
+template <class Fm>
+ANSER_INLINE SubScales scales_of(const uint8_t* record, const uint8_t* six_bits, int sub) {
+    SubScales s;
+    F d = load_f16(record);
+    if constexpr (Fm::has_six_bits) {
+        const uint8_t* numbers = six_bits + 64 * (sub % 4) + 16 * (sub / 4);
+        s.scale = mul(d, load_u8(numbers));
+        s.minimum = neg(mul(load_f16(record + 32), load_u8(numbers + 32)));
+    } else if constexpr (Fm::is_split) {
+        const int8_t* numbers = (const int8_t*)record + 32 + 32 * sub;
+        s.scale = mul(d, load_i8(numbers));
+        s.second = mul(d, load_i8(numbers + 16));
+    } else {
+        s.scale = d;
+        if constexpr (Fm::has_minimum) s.minimum = load_f16(record + 32);
+    }
+    return s;
+}
+
+// Bytes that one token's walk through the weights is prefetched ahead: the hardware's own streams end at
+// every 4 KB, and codes of 4 to 6 bits take long enough to unpack that it falls behind.
+constexpr int kAhead = 4096;
+
+// ---- one sub-block, some tokens -----------------------------------------------------------------
+
+// Adds the integer sums of one token for one sub-block to its accumulator, in the one order there is.
+template <class Fm>
+ANSER_INLINE F add_scaled(I dot, I second_dot, const SubScales& s, const Rows& rows, int64_t b,
+                          int64_t t, F acc) {
+    F scale = splat(rows.scales[b * rows.count + t]);
+    acc = fma(to_float(dot), mul(s.scale, scale), acc);
+    if constexpr (Fm::is_split) acc = fma(to_float(second_dot), mul(s.second, scale), acc);
+    if constexpr (Fm::has_minimum)
+        acc = fma(s.minimum, splat(rows.scaled_sums[b * rows.count + t]), acc);
+    return acc;
+}
+
+// One token with the codes in registers.
+template <class Fm>
+ANSER_INLINE F add_to_one(const B codes[8], const SubScales& s, const Rows& rows, int64_t b, F acc) {
+    const int8_t* activations = rows.codes + b * 32;
+    const int32_t low_sum = rows.sums[2 * b], high_sum = rows.sums[2 * b + 1];
+    if constexpr (Fm::is_split) {
+        I first = dot_one<Fm::bits, Fm::offset, 4>(codes, activations, low_sum);
+        I second = dot_one<Fm::bits, Fm::offset, 4>(codes + 4, activations + 16, high_sum);
+        return add_scaled<Fm>(first, second, s, rows, b, 0, acc);
+    } else {
+        I all = dot_one<Fm::bits, Fm::offset, 8>(codes, activations, low_sum + high_sum);
+        return add_scaled<Fm>(all, all, s, rows, b, 0, acc);
+    }
+}
+
+// Adds 16 rows x 32 columns to the accumulators of `count` tokens from `t` on. `quads[h]` groups of
+// four columns of each half are given (all 8 in quads[0] unless the format is split).
+template <class Fm, int count>
+ANSER_INLINE void add_sub_block(const uint8_t* codes, const int8_t* activations, const int quads[2],
+                                const SubScales& s, const Rows& rows, int64_t b, int64_t t,
+                                F* acc) {
+    const int64_t T = rows.count;
+    const int32_t* low_sums = rows.sums + 2 * b * T + t;
+    const int32_t* high_sums = low_sums + T;
+    I dots[count], second_dots[count];
+    int32_t sums[count];
+    if constexpr (Fm::is_split) {
+        dot<Fm::bits, Fm::offset, count>(codes, quads[0], activations, low_sums, dots);
+        dot<Fm::bits, Fm::offset, count>(codes + 256, quads[1], activations + 16, high_sums,
+                                         second_dots);
+    } else {
+        for (int n = 0; n < count; ++n) sums[n] = low_sums[n] + high_sums[n];
+        dot<Fm::bits, Fm::offset, count>(codes, quads[0], activations, sums, dots);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < count; ++n)
+        acc[n] = add_scaled<Fm>(dots[n], Fm::is_split ? second_dots[n] : dots[n], s, rows, b, t + n,
+                                acc[n]);
+}
+
+// The same for accumulators in memory, `stride` floats apart, and any number of tokens.
+template <class Fm>
+ANSER_INLINE void add_to_memory(const uint8_t* codes, const int8_t* activations,
+                                const int quads[2], const SubScales& s, const Rows& rows, int64_t b,
+                                int64_t first, int64_t last, float* acc, int64_t stride) {
+    int64_t t = first;
+    auto step = [&]<int count>() ANSER_FORCED {
+        F lanes[count];
+        float* at = acc + (t - first) * stride;
+#pragma GCC unroll 8
+        for (int n = 0; n < count; ++n) lanes[n] = load(at + n * stride);
+        add_sub_block<Fm, count>(codes, activations + (t - first) * 32, quads, s, rows, b, t, lanes);
+#pragma GCC unroll 8
+        for (int n = 0; n < count; ++n) store(at + n * stride, lanes[n]);
+        t += count;
+    };
+    while (last - t >= kTokensAtOnce) step.template operator()<kTokensAtOnce>();
+    while (last - t >= 2) step.template operator()<2>();
+    if (last - t) step.template operator()<1>();
+}
+
+// ---- by rows ----------------------------------------------------------------------------------
+
+// A sub-block of a panel as bytes: [8 groups of 4 columns][16 rows][4].
+template <class Fm>
+ANSER_INLINE void panel_codes(const uint8_t* sub, B codes[8]) {
+    if constexpr (Fm::low_bits == 8) {
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; ++g) codes[g] = load_bytes(sub + 64 * g);
+    } else {
+        B high[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < Fm::high_bits; ++j) high[j] = load_bytes(sub + 256 + 64 * j);
+        auto both = [&]<int g>() ANSER_FORCED {
+            B packed = load_bytes(sub + 64 * g);
+            codes[g] = low_nibbles(packed);
+            codes[g + 4] = high_nibbles(packed);
+            if constexpr (Fm::high_bits == 1) {
+                codes[g] = or_bytes(codes[g], high_part<g, 1>(high[0]));
+                codes[g + 4] = or_bytes(codes[g + 4], high_part<g + 4, 1>(high[0]));
+            } else if constexpr (Fm::high_bits == 2) {
+                codes[g] = or_bytes(codes[g], high_part<2 * g, 3>(high[0]));
+                codes[g + 4] = or_bytes(codes[g + 4], high_part<2 * g, 3>(high[1]));
+            }
+        };
+        both.template operator()<0>();
+        both.template operator()<1>();
+        both.template operator()<2>();
+        both.template operator()<3>();
+    }
+}
+
+// The same in memory. Returns where.
+template <class Fm>
+ANSER_INLINE const uint8_t* panel_codes_in_memory(const uint8_t* sub, uint8_t* scratch) {
+    if constexpr (Fm::low_bits == 8) return sub;
+    B codes[8];
+    panel_codes<Fm>(sub, codes);
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) store_bytes(scratch + 64 * g, codes[g]);
+    return scratch;
+}
+
+constexpr int64_t kMostRows = 256;
+
+// The result of a panel: [T][16] -> the rows that the matrix has.
+ANSER_INLINE void write_panel(const float* acc, int64_t T, int64_t num_rows, float* out,
+                              int64_t out_stride) {
+    for (int64_t t = 0; t < T; ++t) {
+        if (num_rows >= 16)
+            store(out + t * out_stride, load(acc + 16 * t));
+        else
+            memcpy(out + t * out_stride, acc + 16 * t, sizeof(float) * (size_t)num_rows);
+    }
+}
+
+template <class Fm>
+static void quantized_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                             float* out, int64_t out_stride) {
+    const int64_t T = rows.count, blocks = matrix.cols() / Fm::block;
+    const int quads[2] = {Fm::is_split ? 4 : 8, 4};
+    alignas(64) float acc[kMostRows * 16];
+    alignas(64) uint8_t scratch[512], six_bits[kSixBitBytes];
+    for (int64_t p = first; p < last; ++p) {
+        const uint8_t* record = matrix.data() + p * matrix.panel_bytes();
+        const uint8_t* sub = record + blocks * Fm::record;
+        F lanes = zero();
+        if (T > 1) memset(acc, 0, sizeof(float) * 16 * (size_t)T);
+        for (int64_t block = 0; block < blocks; ++block, record += Fm::record) {
+            if constexpr (Fm::has_six_bits) expand_six_bits(record, six_bits);
+            for (int s = 0; s < Fm::subs; ++s, sub += Fm::sub_bytes) {
+                const int64_t b = block * Fm::subs + s;
+                const SubScales scales = scales_of<Fm>(record, six_bits, s);
+                if (T == 1) {
+                    for (int i = 0; i < Fm::sub_bytes; i += 64) prefetch(sub + kAhead + i);
+                    B codes[8];
+                    panel_codes<Fm>(sub, codes);
+                    lanes = add_to_one<Fm>(codes, scales, rows, b, lanes);
+                } else {
+                    const uint8_t* codes = panel_codes_in_memory<Fm>(sub, scratch);
+                    const int8_t* activations = rows.codes + b * T * 32;
+                    add_to_memory<Fm>(codes, activations, quads, scales, rows, b, 0, T, acc, 16);
+                }
+            }
+        }
+        if (T == 1) store(acc, lanes);
+        write_panel(acc, T, matrix.rows() - p * 16, out + p * 16, out_stride);
+    }
+}
+
+// Tokens, columns and panels of the part that a float product is made in: activations and
+// accumulators then fit the first-level cache together.
+constexpr int64_t kTileTokens = 64, kTileColumns = 64, kTilePanels = 4;
+
+// acc[n][t] += w[k][n] * x[t][k] for `panels` panels n: `column(n, k)` is 16 rows of column k.
+// Activations are copied to where their rows do not compete for the same lines of the cache.
+template <class Column>
+ANSER_INLINE void multiply_float_tile(const Rows& rows, int64_t t0, int64_t tokens, int64_t K,
+                                      int64_t panels, const Column& column, float* acc) {
+    alignas(64) float x[kTileTokens * kTileColumns];
+    memset(acc, 0, sizeof(float) * 16 * (size_t)(panels * tokens));
+    for (int64_t k0 = 0; k0 < K; k0 += kTileColumns) {
+        const int64_t width = smaller(kTileColumns, K - k0);
+        for (int64_t t = 0; t < tokens; ++t)
+            memcpy(x + t * kTileColumns, rows.values + (t0 + t) * rows.stride + k0,
+                   sizeof(float) * (size_t)width);
+        for (int64_t n = 0; n < panels; ++n) {
+            float* at = acc + n * tokens * 16;
+            int64_t k = 0;
+            auto add_columns = [&]<int count>() ANSER_FORCED {
+                F w[count];
+#pragma GCC unroll 8
+                for (int j = 0; j < count; ++j) w[j] = column(n, k0 + k + j);
+                int64_t t = 0;
+                auto add_tokens = [&]<int several>() ANSER_FORCED {
+                    F lanes[several];
+#pragma GCC unroll 8
+                    for (int i = 0; i < several; ++i) lanes[i] = load(at + 16 * (t + i));
+#pragma GCC unroll 8
+                    for (int j = 0; j < count; ++j)
+#pragma GCC unroll 8
+                        for (int i = 0; i < several; ++i)
+                            lanes[i] =
+                                fma(w[j], splat(x[(t + i) * kTileColumns + k + j]), lanes[i]);
+#pragma GCC unroll 8
+                    for (int i = 0; i < several; ++i) store(at + 16 * (t + i), lanes[i]);
+                    t += several;
+                };
+                while (t + kTokensAtOnce <= tokens)
+                    add_tokens.template operator()<kTokensAtOnce>();
+                while (t < tokens) add_tokens.template operator()<1>();
+                k += count;
+            };
+            while (k + 8 <= width) add_columns.template operator()<8>();
+            while (k < width) add_columns.template operator()<1>();
+        }
+    }
+}
+
+template <Type type>
+ANSER_INLINE F float_column(const uint8_t* panel, int64_t k) {
+    if constexpr (type == Type::F32) return load((const float*)panel + 16 * k);
+    if constexpr (type == Type::F16) return load_f16(panel + 32 * k);
+    if constexpr (type == Type::BF16) {
+        const uint8_t* pairs = panel + 64 * (k / 2);
+        return k % 2 ? load_bf16_odd(pairs) : load_bf16_even(pairs);
+    }
+}
+
+// Panels side by side for one token: a single chain of additions would wait for each of them.
+template <Type type, int panels>
+ANSER_INLINE void multiply_one(const uint8_t* panel, int64_t panel_bytes, const float* x, int64_t K,
+                               float* acc) {
+    F lanes[panels];
+    for (int n = 0; n < panels; ++n) lanes[n] = zero();
+    auto add_column = [&](int64_t k) ANSER_FORCED {
+        F factor = splat(x[k]);
+#pragma GCC unroll 4
+        for (int n = 0; n < panels; ++n)
+            lanes[n] = fma(float_column<type>(panel + n * panel_bytes, k), factor, lanes[n]);
+    };
+    int64_t k = 0;
+    for (; k + 2 <= K; k += 2) {
+        add_column(k);
+        add_column(k + 1);
+    }
+    if (k < K) add_column(k);
+    for (int n = 0; n < panels; ++n) store(acc + 16 * n, lanes[n]);
+}
+
+template <Type type>
+static void float_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                         float* out, int64_t out_stride) {
+    const int64_t T = rows.count, K = matrix.cols();
+    alignas(64) float acc[kTilePanels * kTileTokens * 16];
+    for (int64_t p = first; p < last; p += kTilePanels) {
+        const int64_t panels = smaller(kTilePanels, last - p);
+        const uint8_t* data = matrix.data() + p * matrix.panel_bytes();
+        for (int64_t t0 = 0; t0 < T; t0 += kTileTokens) {
+            const int64_t tokens = smaller(kTileTokens, T - t0);
+            if (tokens == 1 && panels == 4) {
+                multiply_one<type, 4>(data, matrix.panel_bytes(), rows.values + t0 * rows.stride, K,
+                                      acc);
+            } else {
+                auto column = [&](int64_t n, int64_t k) ANSER_FORCED {
+                    return float_column<type>(data + n * matrix.panel_bytes(), k);
+                };
+                multiply_float_tile(rows, t0, tokens, K, panels, column, acc);
+            }
+            for (int64_t n = 0; n < panels; ++n)
+                write_panel(acc + n * tokens * 16, tokens, matrix.rows() - (p + n) * 16,
+                            out + t0 * out_stride + (p + n) * 16, out_stride);
+        }
+    }
+}
+
+// ---- by columns -------------------------------------------------------------------------------
+
+// 64 codes of one column, in `column_place` order.
+template <class Fm>
+ANSER_INLINE B column_codes(const uint8_t* low, const uint8_t* high) {
+    if constexpr (Fm::low_bits == 8) {
+        return load_bytes(low);
+    } else {
+        B codes = widen_nibbles(low);
+        if constexpr (Fm::high_bits == 1) codes = or_bytes(codes, widen_bits(high));
+        if constexpr (Fm::high_bits == 2) codes = or_bytes(codes, widen_pairs(high));
+        return codes;
+    }
+}
+
+// The channels of a block that are read, those of its halves apart when the format is split.
+struct Channels {
+    int8_t index[36];  // padded with -1 to quads
+    int quads[2];
+};
+
+template <class Fm>
+ANSER_INLINE Channels active_channels(uint32_t mask) {
+    Channels channels;
+    int n = 0;
+    auto take = [&](uint32_t bits) {
+        const int start = n;
+        for (; bits; bits &= bits - 1) channels.index[n++] = (int8_t)__builtin_ctz(bits);
+        while (n % 4) channels.index[n++] = -1;
+        return (n - start) / 4;
+    };
+    if constexpr (Fm::is_split) {
+        channels.quads[0] = take(mask & 0xFFFF);
+        channels.quads[1] = take(mask & 0xFFFF0000u);
+    } else {
+        channels.quads[0] = take(mask);
+        channels.quads[1] = 0;
+    }
+    return channels;
+}
+
+// Four columns of 64 rows as four times [16 rows][4]; a column of index -1 is zero.
+template <class Fm>
+ANSER_INLINE void read_quad(const int8_t index[4], const uint8_t* low, int64_t low_bytes,
+                            const uint8_t* high, int64_t high_bytes, B by_row[4]) {
+    B columns[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j)
+        columns[j] = index[j] < 0 ? zero_bytes()
+                                  : column_codes<Fm>(low + index[j] * low_bytes,
+                                                     high + index[j] * high_bytes);
+    interleave(columns, by_row);
+}
+
+// Asks for the cache lines that begin with group `group + g` in the columns `mask` of sub-block `b`.
+template <class Fm>
+ANSER_INLINE void prefetch_columns(const Matrix& matrix, uint32_t mask, int64_t b, int64_t group,
+                                   int64_t g) {
+    const bool begins_low = g * 8 * Fm::low_bits % 64 == 0;
+    const bool begins_high = Fm::high_bits && g * 8 * Fm::high_bits % 64 == 0;
+    if (!begins_low) return;  // no line of the high plane begins there either
+    const int64_t R = matrix.rows(), column = b % Fm::subs * 32;
+    const int64_t low_bytes = R * Fm::low_bits / 8, high_bytes = R * Fm::high_bits / 8;
+    const uint8_t* low = matrix.data() + b / Fm::subs * R * Fm::bytes + R / 16 * Fm::record;
+    const uint8_t* high = low + Fm::block * low_bytes + column * high_bytes;
+    low += column * low_bytes + (group + g) * 8 * Fm::low_bits;
+    high += (group + g) * 8 * Fm::high_bits;
+    for (; mask; mask &= mask - 1) {
+        const int index = __builtin_ctz(mask);
+        prefetch(low + index * low_bytes);
+        if (begins_high) prefetch(high + index * high_bytes);
+    }
+}
+
+// The active columns of a sub-block, 64 rows of them, for one token.
+template <class Fm>
+ANSER_INLINE void add_columns_to_one(const Channels& channels, const uint8_t* low,
+                                     int64_t low_bytes, const uint8_t* high, int64_t high_bytes,
+                                     const uint8_t* records, const uint8_t* six_bits, int sub,
+                                     const int8_t* activations, const Rows& rows, int64_t b,
+                                     float* acc) {
+    const int32_t low_sum = rows.sums[2 * b], high_sum = rows.sums[2 * b + 1];
+    I dots[2][4];
+    const int32_t sum = Fm::is_split ? low_sum : low_sum + high_sum;
+    for (int q = 0; q < 4; ++q) {
+        dots[0][q] = dot_one<Fm::bits, Fm::offset, 0>(nullptr, nullptr, sum);
+        if (Fm::is_split) dots[1][q] = dot_one<Fm::bits, Fm::offset, 0>(nullptr, nullptr, high_sum);
+    }
+    const int8_t* index = channels.index;
+    for (int half = 0; half < (Fm::is_split ? 2 : 1); ++half) {
+        for (int quad = 0; quad < channels.quads[half]; ++quad, index += 4) {
+            B by_row[4];
+            read_quad<Fm>(index, low, low_bytes, high, high_bytes, by_row);
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; ++q)
+                dots[half][q] = dot_add<Fm::bits>(dots[half][q], by_row[q],
+                                                  activations + 16 * half + 4 * quad);
+        }
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+        const SubScales scales = scales_of<Fm>(
+            records + q * Fm::record, six_bits + (Fm::has_six_bits ? q * kSixBitBytes : 0), sub);
+        F lanes = load(acc + 16 * q);
+        store(acc + 16 * q, add_scaled<Fm>(dots[0][q], dots[Fm::is_split][q], scales, rows, b, 0, lanes));
+    }
+}
+
+// Accumulators of a part: as many as stay in the first-level cache with what they are added from.
+constexpr int64_t kPartFloats = 4096;
+constexpr int64_t kMostPartGroups = 16;
+
+template <class Fm>
+static void quantized_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                              float* out, int64_t out_stride) {
+    const int64_t T = rows.count, blocks = matrix.cols() / Fm::block, R = matrix.rows();
+    const int64_t part_tokens = smaller(T, kPartFloats / 64);
+    const int64_t part_groups = smaller(kMostPartGroups, kPartFloats / 64 / part_tokens);
+    const int64_t low_bytes = R * Fm::low_bits / 8, high_bytes = R * Fm::high_bits / 8;
+    const int8_t* all_codes = rows.active ? rows.packed : rows.codes;
+    alignas(64) float acc[kPartFloats];
+    alignas(64) uint8_t scratch[4][512];
+    alignas(64) uint8_t six_bits[Fm::has_six_bits ? kMostPartGroups * 4 : 1][kSixBitBytes];
+    for (int64_t group0 = first; group0 < last; group0 += part_groups) {
+        const int64_t groups = smaller(part_groups, last - group0);
+        for (int64_t t0 = 0; t0 < T; t0 += part_tokens) {
+            const int64_t t1 = smaller(T, t0 + part_tokens), tokens = t1 - t0;
+            memset(acc, 0, sizeof(float) * 64 * (size_t)(groups * tokens));
+            for (int64_t block = 0; block < blocks; ++block) {
+                const uint8_t* records = matrix.data() + block * R * Fm::bytes;
+                const uint8_t* low = records + R / 16 * Fm::record;
+                const uint8_t* high = low + Fm::block * low_bytes;
+                records += group0 * 4 * Fm::record;
+                bool is_expanded = false;
+                for (int s = 0; s < Fm::subs; ++s) {
+                    const int64_t b = block * Fm::subs + s;
+                    const uint32_t mask = rows.active ? rows.active[b] : 0xFFFFFFFFu;
+                    if (mask == 0) continue;  // adds zero to every output
+                    if constexpr (Fm::has_six_bits) {
+                        if (!is_expanded)
+                            for (int64_t p = 0; p < 4 * groups; ++p)
+                                expand_six_bits(records + p * Fm::record, six_bits[p]);
+                        is_expanded = true;
+                    }
+                    const Channels channels = active_channels<Fm>(mask);
+                    const int quads = channels.quads[0] + channels.quads[1];
+                    const int8_t* activations = all_codes + (b * T + t0) * 32;
+                    const bool is_last = T > 1 || b + 1 == rows.cols / 32;
+                    const uint32_t next = is_last ? 0 : rows.active ? rows.active[b + 1] : ~0u;
+                    const uint8_t* low_of_sub = low + 32 * s * low_bytes;
+                    const uint8_t* high_of_sub = high + 32 * s * high_bytes;
+                    for (int64_t g = 0; g < groups; ++g) {
+                        const uint8_t* low_of_group = low_of_sub + (group0 + g) * 8 * Fm::low_bits;
+                        const uint8_t* high_of_group =
+                            high_of_sub + (group0 + g) * 8 * Fm::high_bits;
+                        if (T == 1) {
+                            prefetch_columns<Fm>(matrix, next, b + 1, group0, g);
+                            add_columns_to_one<Fm>(channels, low_of_group, low_bytes, high_of_group,
+                                                   high_bytes, records + 4 * g * Fm::record,
+                                                   six_bits[Fm::has_six_bits ? 4 * g : 0], s,
+                                                   activations, rows, b, acc + 64 * g);
+                            continue;
+                        }
+                        for (int quad = 0; quad < quads; ++quad) {
+                            B by_row[4];
+                            read_quad<Fm>(channels.index + 4 * quad, low_of_group, low_bytes,
+                                          high_of_group, high_bytes, by_row);
+                            const int place = Fm::is_split && quad >= channels.quads[0]
+                                                  ? 4 + quad - channels.quads[0]
+                                                  : quad;
+#pragma GCC unroll 4
+                            for (int q = 0; q < 4; ++q) store_bytes(scratch[q] + 64 * place, by_row[q]);
+                        }
+                        for (int q = 0; q < 4; ++q) {
+                            const int64_t p = 4 * g + q;
+                            const SubScales scales = scales_of<Fm>(
+                                records + p * Fm::record, six_bits[Fm::has_six_bits ? p : 0], s);
+                            float* at = acc + g * tokens * 64 + 16 * q;
+                            add_to_memory<Fm>(scratch[q], activations, channels.quads, scales, rows,
+                                              b, t0, t1, at, 64);
+                        }
+                    }
+                }
+            }
+            for (int64_t g = 0; g < groups; ++g)
+                for (int64_t t = t0; t < t1; ++t)
+                    memcpy(out + t * out_stride + (group0 + g) * 64,
+                           acc + (g * tokens + t - t0) * 64, 64 * sizeof(float));
+        }
+    }
+}
+
+template <Type type>
+ANSER_INLINE F load_floats(const uint8_t* p) {
+    if constexpr (type == Type::F32) return load((const float*)p);
+    if constexpr (type == Type::F16) return load_f16(p);
+    if constexpr (type == Type::BF16) return load_bf16(p);
+}
+
+// One token: a column whose activation is zero adds nothing and is not read.
+template <Type type>
+static void float_columns_to_one(const Matrix& matrix, const float* x, int64_t first, int64_t last,
+                                 float* out) {
+    constexpr int64_t bytes = type == Type::F32 ? 4 : 2;
+    const int64_t R = matrix.rows();
+    memset(out + first * 64, 0, sizeof(float) * 64 * (size_t)(last - first));
+    for (int64_t k = 0; k < matrix.cols(); ++k) {
+        if (x[k] == 0) continue;
+        const uint8_t* column = matrix.data() + k * R * bytes;
+        const F factor = splat(x[k]);
+        for (int64_t r = first * 64; r < last * 64; r += 16)
+            store(out + r, fma(load_floats<type>(column + r * bytes), factor, load(out + r)));
+    }
+}
+
+template <Type type>
+static void float_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                          float* out, int64_t out_stride) {
+    constexpr int64_t bytes = type == Type::F32 ? 4 : 2;
+    const int64_t T = rows.count, R = matrix.rows();
+    if (T == 1) return float_columns_to_one<type>(matrix, rows.values, first, last, out);
+    alignas(64) float acc[4 * kTileTokens * 16];
+    for (int64_t group = first; group < last; ++group) {
+        auto column = [&](int64_t n, int64_t k) ANSER_FORCED {
+            return load_floats<type>(matrix.data() + (k * R + group * 64 + 16 * n) * bytes);
+        };
+        for (int64_t t0 = 0; t0 < T; t0 += kTileTokens) {
+            const int64_t tokens = smaller(kTileTokens, T - t0);
+            multiply_float_tile(rows, t0, tokens, matrix.cols(), 4, column, acc);
+            for (int64_t n = 0; n < 4; ++n)
+                write_panel(acc + n * tokens * 16, tokens, 16,
+                            out + t0 * out_stride + group * 64 + 16 * n, out_stride);
+        }
+    }
+}
+
+// ---- the right one ----------------------------------------------------------------------------
+
+#define ANSER_FOR_TYPE(quantized, plain)                                        \
+    switch (matrix.type()) {                                                    \
+        case Type::Q8_0: return quantized<Format<Type::Q8_0>>(ANSER_ARGUMENTS); \
+        case Type::Q4_0: return quantized<Format<Type::Q4_0>>(ANSER_ARGUMENTS); \
+        case Type::Q4_1: return quantized<Format<Type::Q4_1>>(ANSER_ARGUMENTS); \
+        case Type::Q5_0: return quantized<Format<Type::Q5_0>>(ANSER_ARGUMENTS); \
+        case Type::Q5_1: return quantized<Format<Type::Q5_1>>(ANSER_ARGUMENTS); \
+        case Type::Q4_K: return quantized<Format<Type::Q4_K>>(ANSER_ARGUMENTS); \
+        case Type::Q5_K: return quantized<Format<Type::Q5_K>>(ANSER_ARGUMENTS); \
+        case Type::Q6_K: return quantized<Format<Type::Q6_K>>(ANSER_ARGUMENTS); \
+        case Type::F32: return plain<Type::F32>(ANSER_ARGUMENTS);               \
+        case Type::F16: return plain<Type::F16>(ANSER_ARGUMENTS);               \
+        case Type::BF16: return plain<Type::BF16>(ANSER_ARGUMENTS);             \
+    }
+#define ANSER_ARGUMENTS matrix, rows, first, last, out, out_stride
+
+static void multiply_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                            float* out, int64_t out_stride) {
+    ANSER_FOR_TYPE(quantized_panels, float_panels)
+}
+
+static void multiply_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                             float* out, int64_t out_stride) {
+    ANSER_FOR_TYPE(quantized_columns, float_columns)
+}
+
+#undef ANSER_ARGUMENTS
+#undef ANSER_FOR_TYPE
+
+}  // namespace anser::ANSER_ISA

@@ -1,0 +1,29 @@
+// Activations of a pass: T rows (tokens, of one or of several sequences) that meet a matrix.
+#pragma once
+#include <cstdint>
+
+namespace anser {
+
+// The forms that a matrix may want of T rows of K values. Quantized matrices read codes, scales
+// and sums; float matrices read `values`. A block is 32 consecutive values of a row.
+struct Rows {
+    int64_t count = 0;  // T
+    int64_t cols = 0;   // K
+
+    const float* values = nullptr;  // [T][stride]
+    int64_t stride = 0;
+
+    const int8_t* codes = nullptr;       // [K/32][T][32], value = code * scale
+    const float* scales = nullptr;       // [K/32][T]
+    const int32_t* sums = nullptr;       // [K/32][2][T]: of the codes of each half of a block
+    const float* scaled_sums = nullptr;  // [K/32][T]: scale * (sum of the block's codes)
+
+    // For a matrix by columns, optional: bit c of active[b] is set when channel 32 b + c is not zero
+    // in every row. `packed` [K/32][T][32] then holds each block's codes with the inactive channels
+    // left out (those of the two halves of a block apart, at 0 and 16, when `split_halves`).
+    const uint32_t* active = nullptr;
+    const int8_t* packed = nullptr;
+    bool split_halves = false;
+};
+
+}  // namespace anser

@@ -1,0 +1,676 @@
+"""The kernels against PyTorch, with every instruction set: single operations, and whole passes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from rwkv_core import formulas, kernels
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
+from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
+from rwkv_core.config import ModelConfig
+from rwkv_core.formulas import Weights, is_matrix
+from rwkv_core.kernels.interface import Floats, Int32s, Native, NativeModel
+from rwkv_core.state import State
+from rwkv_core.wkv import wkv_step
+from tests.tools.native import require_kernels
+from tests.tools.random_checkpoint import TINY, random_tensors
+from tests.tools.states import parts, same
+
+Codes = npt.NDArray[np.int8]
+
+
+class Operations(Native, Protocol):
+    """The extension with what it offers to tests alone: single operations."""
+
+    def layer_norm(
+        self, x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats
+    ) -> None: ...
+    def mix(self, h: Floats, previous: Floats, lerp: Floats, out: Floats) -> None: ...
+    def activate(self, name: str, x: Floats) -> int: ...
+    def quantize(
+        self, x: Floats, codes: Codes, scales: Floats, sums: Int32s, scaled_sums: Floats
+    ) -> None: ...
+    def pack_active(
+        self,
+        codes: Codes,
+        split_halves: bool,
+        active: npt.NDArray[np.uint32],
+        packed: Codes,
+    ) -> None: ...
+    def time_mix(
+        self, rows: Floats, vectors: Floats, norm_eps: float, state: Floats, out: Floats
+    ) -> None: ...
+
+
+def _isas() -> list[str]:
+    native = kernels.native()
+    return native.supported_isas() if native else ["not built"]
+
+
+@pytest.fixture(params=_isas())
+def native(request: pytest.FixtureRequest) -> Iterator[Operations]:
+    """The extension with one of its instruction sets, and two threads."""
+    extension = cast(Operations, require_kernels())
+    before = extension.isa(), extension.num_threads()
+    extension.set_isa(request.param)
+    extension.set_num_threads(2)
+    yield extension
+    extension.set_isa(before[0])
+    extension.set_num_threads(before[1])
+
+
+def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def relative(ours: Tensor, expected: Tensor) -> float:
+    """The largest difference, in standard deviations of what is expected."""
+    assert ours.shape == expected.shape
+    return float((ours - expected).abs().max() / expected.std())
+
+
+# ---- operations on rows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [16, 32, 64, 96, 208, 768, 4096])
+def test_layer_norm(native: Operations, width: int) -> None:
+    weight, bias = noise(width, seed=1), noise(width, seed=2)
+    for scale, offset in ((1.0, 0.0), (1e-4, 0.0), (100.0, 1000.0), (0.0, 3.0)):
+        x, out = noise(width, scale=scale) + offset, torch.empty(width)
+        native.layer_norm(x.numpy(), weight.numpy(), bias.numpy(), 1e-5, out.numpy())
+        expected = torch.nn.functional.layer_norm(
+            x.double(), (width,), weight.double(), bias.double(), 1e-5
+        )
+        # Beside the mean of 1000, float32 keeps four digits of the rest.
+        tolerance = 1e-6 + 1e-6 * offset / max(scale, 0.1)
+        assert relative(out.double(), expected) < tolerance
+
+
+def test_mix(native: Operations) -> None:
+    h, previous, lerp = (noise(208, seed=seed) for seed in range(3))
+    out = torch.empty(208)
+    native.mix(h.numpy(), previous.numpy(), lerp.numpy(), out.numpy())
+    torch.testing.assert_close(out, torch.lerp(h, previous, lerp), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "reference"), [("tanh", torch.tanh), ("sigmoid", torch.sigmoid)])
+def test_activations(native: Operations, name: str, reference: Callable[[Tensor], Tensor]) -> None:
+    spread = torch.cat(
+        (torch.linspace(-100, 100, 4001), torch.logspace(-38, 4, 4095, base=10.0), torch.zeros(16))
+    )[: 8112 // 16 * 16]
+    x = torch.cat((spread, -spread))
+    expected = reference(x.double())
+    native.activate(name, x.numpy())
+    assert ((x.double() - expected).abs() <= 3e-7 * expected.abs() + 1e-37).all()
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0] * 4)
+    expected = reference(special)
+    native.activate(name, special.numpy())
+    torch.testing.assert_close(special, expected, rtol=0, atol=1e-37, equal_nan=True)
+
+
+def test_relu_squared_counts_its_zeros(native: Operations) -> None:
+    x = noise(320)
+    x[::5] = 0.0
+    x[1] = 1e-30  # whose square is no more
+    expected = x.relu().square()
+    assert native.activate("relu_squared", x.numpy()) == int((expected == 0).sum())
+    assert torch.equal(x, expected)
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0] * 4)
+    assert native.activate("relu_squared", special.numpy()) == 8
+    assert special[0].isinf()
+    assert special[2].isnan()
+
+
+# ---- activations for quantized matrices ----------------------------------------------------------
+
+
+def quantized(native: Operations, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes, scales, sums and scaled sums of x [T, K]."""
+    length, width = x.shape
+    blocks = width // 32
+    codes = torch.full((blocks, length, 32), 99, dtype=torch.int8)
+    scales, scaled_sums = torch.full((blocks, length), 99.0), torch.full((blocks, length), 99.0)
+    sums = torch.full((blocks, 2, length), 99, dtype=torch.int32)
+    native.quantize(x.numpy(), codes.numpy(), scales.numpy(), sums.numpy(), scaled_sums.numpy())
+    return codes, scales, sums, scaled_sums
+
+
+def fake_quantized(x: Tensor) -> Tensor:
+    """The values that x [..., K] has for a quantized matrix."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    amax = blocks.abs().amax(-1, keepdim=True)
+    inverse = torch.where(amax >= 1e-30, 127 / amax, 0)
+    values: Tensor = (blocks * inverse).round() * (amax / 127)
+    return values.view(x.shape)
+
+
+def test_quantized_rows(native: Operations) -> None:
+    x = noise(5, 192)
+    x[0, :32] = 0.0
+    x[1, 32:64] = 1e-35  # too small to be told from zero
+    x[2, 64:96] *= 1e-20
+    x[3, 96:128] *= 1e30
+    x[4, 130] = 1e6  # an outlier takes the digits of its block alone
+    codes, scales, sums, scaled_sums = quantized(native, x)
+    amax = x.reshape(*x.shape[:-1], -1, 32).abs().amax(-1).t()
+    torch.testing.assert_close(scales, torch.where(amax < 1e-30, 0.0, amax / 127), rtol=0, atol=0)
+    assert torch.equal(codes.long().sum(-1), sums.long().sum(1))
+    assert torch.equal(codes[:, :, :16].long().sum(-1), sums[:, 0].long())
+    torch.testing.assert_close(scaled_sums, scales * sums.sum(1), rtol=0, atol=0)
+    values = (codes * scales.unsqueeze(-1)).permute(1, 0, 2).reshape(5, 192)
+    torch.testing.assert_close(values, fake_quantized(x), rtol=0, atol=0)
+    assert ((values - x).abs() <= (amax.t() / 254 * 1.0001 + 1e-34).repeat_interleave(32, 1)).all()
+    for row in range(5):  # by itself
+        alone = quantized(native, x[row : row + 1])
+        assert torch.equal(alone[0][:, 0], codes[:, row])
+        assert torch.equal(alone[1][:, 0], scales[:, row])
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("place", [0, 15, 16, 31])
+def test_a_block_that_is_not_finite_stays_so(native: Operations, value: float, place: int) -> None:
+    x = noise(2, 96)
+    x[1, 32 + place] = value
+    codes, scales, _, scaled_sums = quantized(native, x)
+    assert scales.isnan().sum() == 1
+    assert scales[1, 1].isnan()
+    assert scaled_sums[1, 1].isnan()
+    assert (codes[1, 1] != 0).all()
+
+
+@pytest.mark.parametrize("split_halves", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 16])
+def test_inactive_channels_are_left_out(
+    native: Operations, split_halves: bool, length: int
+) -> None:
+    x = noise(length, 160).relu() * (noise(160, seed=3) > 0)
+    x[:, 32:64] = 0.0
+    x[:, 64:96] = 1.0
+    codes = quantized(native, x)[0]
+    active, packed = np.zeros(5, np.uint32), torch.full_like(codes, 99)
+    native.pack_active(codes.numpy(), split_halves, active, packed.numpy())
+    assert active[1] == 0
+    assert active[2] == 0xFFFFFFFF
+    for block, mask in enumerate(active.tolist()):
+        is_active = torch.tensor([bool(mask >> channel & 1) for channel in range(32)])
+        assert torch.equal(is_active, (codes[block] != 0).any(0))
+        halves = [range(16), range(16, 32)] if split_halves else [range(32)]
+        for half in halves:
+            kept = codes[block][:, [channel for channel in half if is_active[channel]]]
+            expected = torch.zeros(length, len(half), dtype=torch.int8)
+            expected[:, : kept.shape[1]] = kept
+            assert torch.equal(packed[block][:, half.start : half.stop], expected)
+
+
+# ---- the time mix of heads -----------------------------------------------------------------------
+
+EPS = 64e-5
+
+
+def time_mix_reference(
+    rows: Tensor, vectors: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `time_mix` of the extension computes, in float64: v, out and the state."""
+    rows, vectors, state = rows.double(), vectors.double(), state.double()
+    heads, size, _ = state.shape
+    w0, a0, v0, k_k, k_a, r_k, norm_weight, norm_bias = vectors
+    r, w, k, v, a, g = rows[:6]
+    if len(rows) == 8:
+        v = torch.lerp(v, rows[7], torch.sigmoid(v0 + rows[6]))
+    log_w = formulas._LOG_DECAY_SCALE * torch.sigmoid(w0 + w)
+    a = torch.sigmoid(a0 + a)
+    split = (-1, heads, size)
+    kk = torch.nn.functional.normalize((k * k_k).view(split), dim=-1, eps=1e-12)
+    k = k * (1 + (a - 1) * k_a)
+    bonus = (r * k * r_k).view(split).sum(-1, keepdim=True) * v.view(split)
+    y = []
+    state = state.unsqueeze(0)
+    for t in range(r.shape[0]):
+        r_t, log_w_t, k_t, v_t, a_t = (x.view(split)[t : t + 1] for x in (r, log_w, k, v, a))
+        kk_t = kk[t : t + 1]
+        step, state = wkv_step(state, r_t, log_w_t, k_t, v_t, -kk_t, kk_t * a_t)
+        y.append(step)
+    normed = torch.nn.functional.group_norm(
+        torch.cat(y).flatten(1), heads, norm_weight, norm_bias, EPS
+    )
+    return v, (normed + bonus.flatten(1)) * g, state.squeeze(0)
+
+
+def random_time_mix(length: int, heads: int, size: int, kinds: int) -> tuple[Tensor, ...]:
+    width = heads * size
+    rows = noise(kinds, length, width)
+    rows[1] *= 3  # decays from weak to strong
+    vectors = noise(8, width, seed=1)
+    return rows, vectors, noise(heads, size, size, seed=2, scale=0.3)
+
+
+def run_time_mix(native: Operations, rows: Tensor, vectors: Tensor, state: Tensor) -> Tensor:
+    out = torch.empty(rows.shape[1:])
+    native.time_mix(rows.numpy(), vectors.numpy(), EPS, state.numpy(), out.numpy())
+    return out
+
+
+@pytest.mark.parametrize("kinds", [6, 8])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_time_mix(native: Operations, size: int, kinds: int) -> None:
+    for length in (1, 2, 70):
+        rows, vectors, state = random_time_mix(length, 3, size, kinds)
+        v, expected, expected_state = time_mix_reference(rows, vectors, state)
+        out = run_time_mix(native, rows, vectors, state)
+        assert relative(out.double(), expected) < 1e-5
+        assert relative(state.double(), expected_state) < 1e-5
+        assert relative(rows[3].double(), v) < 1e-6
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_time_mix_of_a_cut_sequence(native: Operations, size: int) -> None:
+    rows, vectors, start = random_time_mix(37, 2, size, 8)
+    whole_state = start.clone()
+    whole = run_time_mix(native, rows.clone(), vectors, whole_state)
+    for cut in (1, 5, 36):
+        state = start.clone()
+        pieces = [
+            run_time_mix(native, piece.contiguous(), vectors, state)
+            for piece in torch.split(rows, cut, dim=1)
+        ]
+        assert torch.equal(torch.cat(pieces), whole)
+        assert torch.equal(state, whole_state)
+
+
+def test_a_key_of_zeros_removes_nothing(native: Operations) -> None:
+    rows, vectors, state = random_time_mix(3, 2, 16, 6)
+    rows[2] = 0.0
+    _, expected, expected_state = time_mix_reference(rows, vectors, state)
+    out = run_time_mix(native, rows, vectors, state)
+    assert relative(out.double(), expected) < 1e-5
+    assert relative(state.double(), expected_state) < 1e-5
+
+
+# ---- whole passes --------------------------------------------------------------------------------
+
+WIDE = ModelConfig(
+    n_layer=2,
+    n_embd=256,
+    head_size=64,
+    vocab_size=275,
+    n_ffn=512,
+    decay_rank=32,
+    iclr_rank=32,
+    value_rank=64,
+    gate_rank=96,
+)
+CONFIGS = {
+    "tiny": TINY,
+    "wide": WIDE,
+    "heads of 32": replace(TINY, n_embd=96, head_size=32, n_ffn=32, vocab_size=17),
+    "heads of 128": replace(TINY, n_embd=128, head_size=128, n_layer=1),
+}
+
+
+class Pair:
+    """A random model of the kernels' and the same weights in PyTorch.
+
+    Matrices named in `types` (by the end of their name, "" for all) have another type than F32.
+    """
+
+    def __init__(
+        self,
+        native: Operations,
+        config: ModelConfig,
+        types: dict[str, str],
+        before_finish: Callable[[NativeModel], None] = lambda model: None,
+    ) -> None:
+        self.config = config
+        self.model = native.Model(
+            config.n_layer,
+            config.n_embd,
+            config.head_size,
+            config.n_ffn,
+            config.vocab_size,
+            config.layer_norm_eps,
+            config.group_norm_eps,
+        )
+        tensors = random_tensors(config, seed=3)
+        self._quantized: set[int] = set()  # of the reference's tensors, by address
+        for name, tensor in tensors.items():
+            is_low_rank = is_matrix(name) and not name.endswith(".weight")
+            if not is_matrix(name):
+                self.model.set_vector(name, tensor.reshape(-1).numpy())
+                continue
+            type_name = next((types[end] for end in types if name.endswith(end)), "F32")
+            stored = tensor.t().contiguous() if is_low_rank else tensor
+            raw = _encoded(stored, type_name)
+            if name == "emb.weight":
+                self.model.set_embedding(LAYOUTS[type_name].type_id, raw)
+            else:
+                by_columns = name.endswith("ffn.value.weight") and config.n_embd % 64 == 0
+                matrix = kernels.pack(type_name, raw, *stored.shape, by_columns=by_columns)
+                self.model.set_matrix(name, matrix)
+            values = torch.from_numpy(dequantize(type_name, raw)).view(stored.shape)
+            tensors[name] = values.t().contiguous() if is_low_rank else values
+            if LAYOUTS[type_name].is_quantized:
+                self._quantized.add(tensors[name].data_ptr())
+        before_finish(self.model)
+        self.model.finish()
+        self.weights = Weights.load(config, tensors.__getitem__)
+
+    def ours(self, lengths: Sequence[int], tokens: Tensor, states: Sequence[State]) -> Tensor:
+        """All logits of one pass over segments of these lengths."""
+        out = torch.empty(len(tokens), self.config.vocab_size)
+        starts = np.cumsum([0, *lengths], dtype=np.int32)
+        rows = np.arange(len(tokens), dtype=np.int32)
+        kernels.forward(self.model, tokens.int().numpy(), starts, states, rows, out)
+        return out
+
+    def reference(
+        self, tokens: Tensor, state: State, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[Tensor, State]:
+        """The same in PyTorch, where quantized matrices meet quantized activations too."""
+
+        def rows_for(x: Tensor, weight: Tensor) -> Tensor:
+            return fake_quantized(x) if weight.data_ptr() in self._quantized else x
+
+        def linear(x: Tensor, weight: Tensor) -> Tensor:
+            return rows_for(x, weight) @ weight.t()
+
+        def low_rank(
+            x: Tensor, down: Tensor, up: Tensor, activation: Callable[[Tensor], Tensor]
+        ) -> Tensor:
+            hidden = activation(rows_for(x, down) @ down)
+            return rows_for(hidden, up) @ up
+
+        with monkeypatch.context() as patch:
+            patch.setattr(formulas, "linear", linear)
+            patch.setattr(formulas, "low_rank", low_rank)
+            hidden, state = formulas.forward_hidden(self.weights, self.config, tokens[None], state)
+            return linear(hidden[0], self.weights.head), state
+
+
+def _encoded(tensor: Tensor, type_name: str) -> npt.NDArray[np.uint8]:
+    if LAYOUTS[type_name].is_quantized:
+        return quantize_blocks(type_name, tensor.reshape(-1).numpy())
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    values = tensor.to(kinds[type_name]).reshape(-1).view(torch.uint8)
+    return np.asarray(values.numpy())
+
+
+def random_tokens(length: int, config: ModelConfig) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(config.vocab_size, (length,), generator=generator)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("length", [1, 2, 17, 256])
+def test_passes_equal_the_formulas(
+    native: Operations, name: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIGS[name]
+    pair = Pair(native, config, {})
+    tokens, state = random_tokens(length, config), State.zeros(config)
+    logits = pair.ours([length], tokens, [state])
+    expected, expected_state = pair.reference(tokens, State.zeros(config), monkeypatch)
+    assert relative(logits, expected) < 1e-4
+    for part, expected_part in zip(parts(state), parts(expected_state), strict=True):
+        assert relative(part, expected_part) < 1e-4
+
+
+MIXTURES = {
+    "as llama.cpp quantizes": {"1": "F16", "2": "F16", "weight": "Q8_0"},
+    "all quantized": {"": "Q8_0"},
+    "K types": {"ffn.value.weight": "Q6_K", "head.weight": "Q6_K", "weight": "Q4_K"},
+    "floats among blocks": {"value.weight": "BF16", "w1": "Q5_1", "g2": "Q4_0", "weight": "Q5_0"},
+    "blocks among floats": {"att.value.weight": "Q4_1", "v2": "Q8_0", "output.weight": "Q8_0"},
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_quantized_activations_are_the_only_difference(
+    native: Operations, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(native, WIDE, MIXTURES[name])
+    for length in (1, 40):
+        tokens, state = random_tokens(length, WIDE), State.zeros(WIDE)
+        logits = pair.ours([length], tokens, [state])
+        expected, expected_state = pair.reference(tokens, State.zeros(WIDE), monkeypatch)
+        # Once in some thousand values rounding ends on the other side of a half, and the code is
+        # another: what comes after is not as close.
+        assert relative(logits[0], expected[0]) < 1e-5
+        assert relative(logits, expected) < 0.1
+        assert relative(state.wkv, expected_state.wkv) < 0.1
+
+
+@pytest.mark.parametrize("name", ["as llama.cpp quantizes", "floats among blocks"])
+def test_segments_threads_and_cuts_change_no_bit(native: Operations, name: str) -> None:
+    pair = Pair(native, WIDE, MIXTURES[name])
+    tokens = random_tokens(256, WIDE)
+    state = State.zeros(WIDE)
+    whole = pair.ours([256], tokens, [state])
+    for threads in (1, 2, 5):
+        native.set_num_threads(threads)
+        again = State.zeros(WIDE)
+        assert torch.equal(pair.ours([256], tokens, [again]), whole)
+        assert same(again, state)
+        # The same text five times, each further along: those that end go, and others come.
+        lengths = (1, 3, 100, 7, 1)
+        states = [State.zeros(WIDE) for _ in lengths]
+        done = [0] * len(lengths)
+        while any(position < 20 for position in done):
+            segments = [
+                min(length, 20 - position) for length, position in zip(lengths, done, strict=True)
+            ]
+            active = [index for index, length in enumerate(segments) if length]
+            logits = pair.ours(
+                [segments[index] for index in active],
+                torch.cat(
+                    [tokens[done[index] : done[index] + segments[index]] for index in active]
+                ),
+                [states[index] for index in active],
+            )
+            expected = [whole[done[index] : done[index] + segments[index]] for index in active]
+            assert torch.equal(logits, torch.cat(expected))
+            done = [position + length for position, length in zip(done, segments, strict=True)]
+        assert all(same(each, states[0]) for each in states)
+
+
+def test_no_number_hides_one_that_is_not_finite(native: Operations) -> None:
+    """A state that was lost must show in the logits."""
+    for types in ({}, MIXTURES["as llama.cpp quantizes"]):
+        pair = Pair(native, WIDE, types)
+        state = State.zeros(WIDE)
+        state.time_shift[0, 0, 5] = torch.nan
+        assert pair.ours([1], torch.tensor([1]), [state]).isnan().all()
+
+
+def test_zero_channels_are_counted(native: Operations) -> None:
+    pair = Pair(native, WIDE, MIXTURES["as llama.cpp quantizes"])
+    pair.ours([40], random_tokens(40, WIDE), [State.zeros(WIDE)])
+    zeros, total = pair.model.zero_channels()
+    assert total == 40 * WIDE.n_layer * WIDE.n_ffn
+    assert 0.2 < zeros / total < 0.8
+    pair.model.reset_counters()
+    assert pair.model.zero_channels() == (0, 0)
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_passes_that_cannot_be_are_refused(native: Operations) -> None:
+    model = Pair(native, TINY, {}).model
+    address = State.zeros(TINY)
+    good_states = np.array([kernels._addresses(address)], np.int64)
+
+    def run(
+        tokens: Sequence[int] = (1, 2),
+        starts: Sequence[int] = (0, 2),
+        states: npt.NDArray[np.int64] = good_states,
+        rows: Sequence[int] = (1,),
+        out: Floats | None = None,
+    ) -> None:
+        logits: Floats = np.zeros((len(rows), TINY.vocab_size), np.float32) if out is None else out
+        model.forward(_int32(tokens), _int32(starts), states, _int32(rows), logits)
+
+    run()
+    run(rows=())
+    two = np.concatenate([good_states, good_states])
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"tokens": (1, 300)}, "token 300 is not in the vocabulary of 300"),
+        ({"tokens": (-1, 2)}, "token -1 is not"),
+        ({"tokens": (), "starts": (0, 0), "rows": ()}, "too many or no tokens"),
+        ({"tokens": [1] * 257, "starts": (0, 257)}, "too many or no tokens"),
+        ({"starts": (0, 1)}, "not all rows"),
+        ({"starts": (1, 2)}, "not all rows"),
+        ({"starts": (0,)}, "no segments"),
+        ({"starts": (0, 2, 2), "states": two}, "one token at least"),
+        ({"starts": (0, 3, 2), "states": two}, "one token at least"),
+        ({"states": two}, "six numbers for every segment"),
+        ({"states": np.zeros((1, 6), np.int64)}, "a state is missing"),
+        ({"rows": (2,)}, "a row that is not there"),
+        ({"rows": (-1,)}, "a row that is not there"),
+        ({"out": np.zeros((2, TINY.vocab_size), np.float32)}, "do not fit their array"),
+        ({"out": np.zeros((1, TINY.vocab_size - 1), np.float32)}, "do not fit their array"),
+    ]
+    for arguments, problem in wrong:
+        with pytest.raises(ValueError, match=problem):
+            run(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        run(out=np.zeros((1, TINY.vocab_size)))  # type: ignore[arg-type]
+    run()
+
+
+def _int32(values: Sequence[int]) -> Int32s:
+    return np.array(values, np.int32)
+
+
+def _empty_model(native: Operations, **changes: float) -> NativeModel:
+    sizes = {
+        "n_layer": 1,
+        "n_embd": 64,
+        "head_size": 16,
+        "n_ffn": 64,
+        "vocab_size": 10,
+        "layer_norm_eps": 1e-5,
+        "group_norm_eps": 1e-5,
+    }
+    return native.Model(**{**sizes, **changes})  # type: ignore[arg-type]
+
+
+def test_models_that_cannot_be_are_refused(native: Operations) -> None:
+    for changes, problem in (
+        ({"n_layer": 0}, "impossible model sizes"),
+        ({"n_ffn": -64}, "impossible model sizes"),
+        ({"head_size": 48}, "heads of 16, 32, 64 and 128"),
+        ({"n_embd": 80}, "whole heads and blocks"),
+        ({"n_ffn": 72}, "whole blocks"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            _empty_model(native, **changes)
+    model = _empty_model(native)
+    with pytest.raises(ValueError, match=r"emb\.weight is missing"):
+        model.finish()
+    with pytest.raises(ValueError, match="640 bytes and not 2560"):
+        model.set_embedding(0, np.zeros(640, np.uint8))
+    model.set_embedding(0, np.zeros(2560, np.uint8))
+    with pytest.raises(ValueError, match=r"blocks\.0\.ln0\.weight is missing"):
+        model.finish()
+    model.set_vector("blocks.0.ln0.weight", np.zeros(63, np.float32))
+    with pytest.raises(ValueError, match=r"ln0\.weight has the size 63 and not 64"):
+        model.finish()
+    with pytest.raises(ValueError, match="not loaded"):
+        model.forward(
+            _int32([0]),
+            _int32([0, 1]),
+            np.zeros((1, 6), np.int64),
+            _int32([]),
+            np.zeros((0, 10), np.float32),
+        )
+
+
+def test_weights_without_a_place_are_refused(native: Operations) -> None:
+    config = replace(TINY, n_layer=1)
+    surplus = np.zeros(config.n_embd, np.float32)
+
+    def with_vector(model: NativeModel) -> None:
+        model.set_vector("blocks.0.att.v0", surplus)  # layer 0 has none
+
+    def with_shape(model: NativeModel) -> None:
+        model.set_matrix("blocks.0.att.w1", native.Matrix(0, 32, 32, False))
+
+    def with_layout(model: NativeModel) -> None:
+        model.set_matrix("blocks.0.ffn.key.weight", native.Matrix(0, 256, 64, True))
+
+    for change, problem in (
+        (with_vector, r"blocks\.0\.att\.v0 has no place"),
+        (with_shape, r"blocks\.0\.att\.w1 has the size 32 x 32 and not 32 x 64"),
+        (with_layout, r"blocks\.0\.ffn\.key\.weight is read by rows"),
+    ):
+        changed = replace(config, n_ffn=256)
+        with pytest.raises(ValueError, match=problem):
+            Pair(native, changed, {}, before_finish=change)
+    model = Pair(native, config, {}).model
+    with pytest.raises(ValueError, match="loaded already"):
+        model.set_vector("ln_out.bias", surplus)
+
+
+# ---- the machine ---------------------------------------------------------------------------------
+
+
+def _run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_environment_caps_instructions_and_threads() -> None:
+    supported = require_kernels().supported_isas()
+    assert supported[-1] == "portable"
+    code = "import _rwkv_kernels as k; print(k.isa(), k.num_threads())"
+    for isa in ("portable", "avx2", "avx512"):
+        run = _run_python(code, ANSER_ISA=isa, ANSER_THREADS="3")
+        best = isa if isa in supported else "portable" if isa == "avx2" else supported[0]
+        assert run.stdout.split() == [best, "3"]
+    for wrong in ({"ANSER_ISA": "sse9"}, {"ANSER_THREADS": "0"}, {"ANSER_THREADS": "two"}):
+        (name,) = wrong
+        run = _run_python(code, **wrong)
+        assert f"ValueError: {name}={wrong[name]} is no" in run.stderr
+
+
+def test_threads_are_as_many_as_asked_for(native: Operations) -> None:
+    for count in (0, -1, 257):
+        with pytest.raises(ValueError, match="from 1 to 256"):
+            native.set_num_threads(count)
+    with pytest.raises(ValueError, match="no kernels"):
+        native.set_isa("sse9")
+    assert native.num_threads() == 2
+    native.set_num_threads(5)
+    assert native.num_threads() == 5
+    assert 1e8 < native.read_bandwidth(1 << 24) < 1e13
+
+
+def _multiply() -> float:
+    matrix = kernels.pack("F32", np.ones(64 * 64 * 4, np.uint8), 64, 64)
+    return float(kernels.matmul(matrix, torch.ones(1, 64)).sum())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_has_threads_of_its_own(native: Operations) -> None:
+    expected = _multiply()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_multiply).get(timeout=60) == expected
+    assert _multiply() == expected
