@@ -1,8 +1,13 @@
-"""Generation: one thread runs the model for all requests, one after the other, in order of arrival.
+"""Generation for many at once: one thread runs the model, a pass at a time, for all who want it.
 
-Rules for threads: `submit`, `cancel` and `close` may be called from any; a sink is called from the
-engine's thread, and once from the caller of `cancel` or `close` when the request was still waiting.
-It must not block.
+Sequences join and leave between two passes. A text depends on its own request alone: with the CPU
+kernels, bit for bit, whoever shares the passes, wherever its prompt was cut, and whether its state
+was computed or came out of the cache. In PyTorch the last bits of a number depend on the cuts and
+the company, so that there a text may differ where two tokens were as good as equally likely.
+
+Rules for threads: `submit`, `read_ahead`, `cancel` and `close` may be called from any; a sink is
+called from the engine's thread, and once from the caller of `cancel` or `close` when the request
+was still waiting. It must not block.
 """
 
 from __future__ import annotations
@@ -10,129 +15,100 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from rwkv_core.cache import (
+    Snapshot,
+    SnapshotKind,
+    StateCache,
+    TokenArray,
+    TokenIds,
+    as_tokens,
+)
 from rwkv_core.errors import AnserError, EngineStoppedError, GenerationError, OptionError
+from rwkv_core.generation import (
+    CutPoint,
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    GenerationStats,
+    Sink,
+    TextEvent,
+)
 from rwkv_core.model import Model
-from rwkv_core.sampler import Sampler, SamplingOptions
-from rwkv_core.state import State
-from rwkv_core.stops import StopMatcher
-from rwkv_core.tokenizer import IncrementalDecoder
+from rwkv_core.read_ahead import ReadAhead
+from rwkv_core.scheduler import Run, Scheduler
+from rwkv_core.sequence import Sequence
+
+__all__ = [
+    "CutPoint",
+    "Engine",
+    "Event",
+    "FailedEvent",
+    "FinishReason",
+    "FinishedEvent",
+    "Generation",
+    "GenerationRequest",
+    "GenerationStats",
+    "Sink",
+    "TextEvent",
+]
 
 log = logging.getLogger(__name__)
 
-# Tokens of a prompt between two looks at the cancel flag.
-_PROMPT_CHUNK = 512
+DEFAULT_NUM_SLOTS = 8
+DEFAULT_MAX_QUEUE = 512
+
+# Rows of a pass: what one call of the kernels takes; on a GPU as many as lie between checkpoints,
+# so that chunks end at cut points only.
+_MAX_ROWS_CPU = 256
+_MAX_ROWS_GPU = 1024
+
+# Waiting for another prompt that begins alike is worth it for at least so many tokens.
+_MIN_SHARED_TOKENS = 16
+# How long streams may wait for new requests to be taken in: a state may come from disk.
+_TAKING_S = 0.05
 
 _STOPPED = "the model was unloaded before the reply was finished; send the request again"
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
-    """What to generate after a prompt; without a limit when `max_new_tokens` is None."""
+class EngineLoad:
+    """What an engine has to do at this moment, and has done since it began."""
 
-    prompt_token_ids: tuple[int, ...]
-    sampling: SamplingOptions
-    max_new_tokens: int | None
-    stops: tuple[str, ...]
-
-
-class FinishReason(Enum):
-    STOP = "stop"  # the model ended the text, or a stop string did
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True)
-class GenerationStats:
-    """`num_generated_tokens` counts every sampled token, those of a stop too."""
-
-    num_prompt_tokens: int = 0  # that were read
-    num_generated_tokens: int = 0
-    prefill_ns: int = 0
-    decode_ns: int = 0
-
-
-@dataclass(frozen=True)
-class TextEvent:
-    """Whole characters, never empty, and the tokens sampled since the event before."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class FinishedEvent:
-    """The last event. `token_ids` are all that were sampled, also those of a stop."""
-
-    reason: FinishReason
-    stats: GenerationStats
-    token_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class FailedEvent:
-    """The last event of a request that could not be finished."""
-
-    error: AnserError
-
-
-Event: TypeAlias = TextEvent | FinishedEvent | FailedEvent
-Sink: TypeAlias = Callable[[Event], None]
-
-
-class Generation:
-    """A request that an engine has taken. Its sink gets text, and a last event that says why."""
-
-    def __init__(self, engine: Engine, request: GenerationRequest, sink: Sink) -> None:
-        self.request = request
-        self._engine = engine
-        self._sink: Sink | None = sink
-        self._is_cancelled = False
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self._is_cancelled
-
-    def cancel(self) -> None:
-        """Ends the request within one token, or one chunk of its prompt; at once if it waits.
-
-        Never blocks for long. No effect on a finished one.
-        """
-        self._is_cancelled = True
-        if self._engine.withdraw(self):
-            self.deliver(FinishedEvent(FinishReason.CANCELLED, GenerationStats()))
-
-    def deliver(self, event: Event) -> None:
-        """Hands an event to the sink. If that fails nobody listens: cancels the request."""
-        if self._sink is None:
-            return
-        try:
-            self._sink(event)
-        except Exception:
-            log.exception("the receiver of a generation failed; the generation is cancelled")
-            self._sink, self._is_cancelled = None, True
-
-
-class _Cancelled(Exception):
-    """The request was cancelled."""
+    num_slots: int
+    num_running: int
+    num_waiting: int
+    num_ahead: int  # texts to be read when there is nothing else to do
+    num_read_ahead: int  # texts that have been, or whose states were in the cache already
+    is_idle: bool  # nothing to do, and nothing being done
 
 
 class Engine:
     """Runs requests on `model`. `close` it: until then its thread keeps the model in memory."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cache: StateCache | None = None,
+        num_slots: int = DEFAULT_NUM_SLOTS,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+    ) -> None:
+        """So many requests run at once and so many more wait. The cache stays the caller's."""
         self._model = model
+        self._cache = cache
+        max_rows = _MAX_ROWS_CPU if model.device.type == "cpu" else _MAX_ROWS_GPU
+        self._ahead = ReadAhead(model, cache) if cache is not None else None
         self._changed = threading.Condition()  # guards the fields below
-        self._waiting: deque[Generation] = deque()
-        self._running: Generation | None = None
+        self._scheduler: Scheduler[Sequence] = Scheduler(num_slots, max_queue, max_rows)
+        self._is_working = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._serve, name="anser-engine", daemon=True)
         self._thread.start()
@@ -142,28 +118,44 @@ class Engine:
         """Whether requests are taken: False once closed, or if the thread has died."""
         return self._thread.is_alive() and not self._is_closed
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> Generation:
-        """Takes a request, to be run after those before it.
+    @property
+    def load(self) -> EngineLoad:
+        with self._changed:
+            return EngineLoad(
+                num_slots=self._scheduler.num_slots,
+                num_running=len(self._scheduler.running),
+                num_waiting=self._scheduler.num_waiting,
+                num_ahead=self._ahead.num_waiting if self._ahead else 0,
+                num_read_ahead=self._ahead.num_done if self._ahead else 0,
+                is_idle=not self._is_working and not self._has_work(),
+            )
 
-        Raises OptionError for one that cannot be run, EngineStoppedError when the engine is not
-        healthy.
+    def submit(self, request: GenerationRequest, sink: Sink) -> Generation:
+        """Takes a request, to begin when a slot is free and all before it have begun.
+
+        Raises OptionError for one that cannot be run, EngineBusyError when too many wait, and
+        EngineStoppedError when the engine is not healthy.
         """
         _check(request, self._model.config.vocab_size)
-        generation = Generation(self, request, sink)
+        generation = Generation(request, sink, self._withdraw)
+        sequence = Sequence(self._model, generation)
         with self._changed:
             if not self.is_healthy:
                 raise EngineStoppedError("the model is being unloaded; send the request again")
-            self._waiting.append(generation)
+            self._scheduler.add(sequence)
             self._changed.notify()
         return generation
 
-    def withdraw(self, generation: Generation) -> bool:
-        """Takes a request back that has not begun; False if it has."""
+    def read_ahead(self, token_ids: TokenIds) -> None:
+        """Has a text read when nothing else is to do, for prompts that will begin with it.
+
+        Any request interrupts it. No effect without a cache, or when the engine is not healthy.
+        """
+        tokens = as_tokens(token_ids)
         with self._changed:
-            if generation not in self._waiting:
-                return False
-            self._waiting.remove(generation)
-            return True
+            if self._ahead is not None and len(tokens) and self.is_healthy:
+                self._ahead.add(tokens)
+                self._changed.notify()
 
     def close(self) -> None:
         """Fails every request with EngineStoppedError; returns when the thread has ended."""
@@ -174,140 +166,220 @@ class Engine:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _withdraw(self, generation: Generation) -> bool:
+        with self._changed:
+            return self._scheduler.withdraw(lambda each: each.generation is generation)
+
     def _serve(self) -> None:
         """The thread. Only what is no Exception (an interpreter that goes down) ends it early."""
         try:
-            while self._take():
-                self._run_one()
+            while self._wait_for_work():
+                self._step()
         finally:
             with self._changed:
                 self._is_closed = True
+            if self._ahead is not None:
+                self._ahead.clear()
             self._fail_waiting()
+            for sequence in list(self._scheduler.running):
+                self._fail(sequence, EngineStoppedError(_STOPPED))
 
-    def _take(self) -> bool:
-        """Makes the next request the running one, when there is one; False once closed."""
+    def _wait_for_work(self) -> bool:
+        """Whether there is some; False once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            if self._is_closed:
-                return False
-            self._running = self._waiting.popleft()
-            return True
+            self._is_working = False
+            self._changed.wait_for(lambda: self._is_closed or self._has_work())
+            self._is_working = not self._is_closed
+            return self._is_working
 
-    def _run_one(self) -> None:
-        generation = self._running
-        assert generation is not None
-        last_event: Event = FailedEvent(EngineStoppedError(_STOPPED))
+    def _has_work(self) -> bool:
+        is_ahead = self._ahead is not None and self._ahead.num_waiting > 0
+        return is_ahead or not self._scheduler.is_idle
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        """One pass: take requests, schedule, run the model, sample, deliver."""
+        self._take_requests()
+        self._drop_cancelled()
+        runs = self._scheduler.next_pass()
+        if runs:
+            self._run(runs)
+        elif self._scheduler.is_idle:
+            self._read_ahead()
+
+    def _take_requests(self) -> None:
+        deadline = time.perf_counter() + _TAKING_S
+        while time.perf_counter() < deadline:
+            with self._changed:
+                sequence = self._scheduler.admit()
+            if sequence is None:
+                return
+            if self._ahead is not None:
+                self._ahead.give_way(sequence.reading.tokens)
+            sequence.take_slot()
+            self._start(sequence)
+
+    def _drop_cancelled(self) -> None:
+        for sequence in list(self._scheduler.running):
+            if sequence.generation.is_cancelled:
+                self._finish(sequence, FinishReason.CANCELLED)
+
+    def _start(self, sequence: Sequence) -> None:
+        """Gives a sequence the state behind as much of its text as there is one for, or will be."""
+        tokens = sequence.reading.tokens
         try:
-            last_event = _Run(self._model, generation, lambda: self._is_closed).run()
-        except EngineStoppedError:
-            pass
-        except AnserError as error:
-            log.error("a generation failed: %s", error)
-            # Without the traceback, whose frames would keep the state in memory.
-            last_event = FailedEvent(error.with_traceback(None))
+            hit = self._cache.lookup(tokens) if self._cache is not None else None
+            num_cached = hit.num_tokens if hit else 0
+            leader, num_shared = self._leader_of(sequence, tokens)
+            if leader is not None and num_shared >= num_cached + _MIN_SHARED_TOKENS:
+                sequence.follow(leader, num_shared)
+            elif hit is not None:
+                self._resume(sequence, hit.snapshot, num_cached)
+            else:
+                sequence.start(self._model.new_state(), 0)
         except Exception as error:
-            log.exception("a generation failed")
-            last_event = FailedEvent(GenerationError(_one_line(error)))
-        finally:
-            self._running = None
-            generation.deliver(last_event)
+            self._fail(sequence, error)
+
+    def _leader_of(self, sequence: Sequence, tokens: TokenArray) -> tuple[Sequence | None, int]:
+        """Who came earlier and is going to read the most of the same text, and how much that is."""
+        best: Sequence | None = None
+        num_shared = 0
+        for other in self._scheduler.running:
+            if other is sequence:
+                break
+            num_common = _num_common(tokens, other.reading.tokens)
+            if not other.is_writing and num_common > max(num_shared, other.reading.num_read):
+                best, num_shared = other, num_common
+        return best, num_shared
+
+    def _resume(self, sequence: Sequence, snapshot: Snapshot, num_tokens: int) -> None:
+        """Goes on from a snapshot, without a pass when that is of all there is to read."""
+        state = self._model.new_state()
+        state.copy_(snapshot.state)
+        sequence.start(state, num_tokens)
+        if sequence.is_ready:
+            self._write(sequence, snapshot.logits)
+
+    def _run(self, runs: list[Run[Sequence]]) -> None:
+        """A pass of the model, and what follows from it for every sequence in it."""
+        segments = [run.sequence.segment(run.num_tokens) for run in runs]
+        start = time.perf_counter()
+        try:
+            logits = self._model.advance_batch(segments).cpu()  # [sum of num_logits, V]
+        except Exception as error:
+            self._isolate([run.sequence for run in runs], error)
+            return
+        self._scheduler.record(runs, time.perf_counter() - start)
+        row = 0
+        for run, segment in zip(runs, segments, strict=True):
+            run.sequence.has_read(run.num_tokens)
+            if segment.num_logits:
+                self._arrive(run.sequence, logits[row])
+                row += 1
+
+    def _arrive(self, sequence: Sequence, logits: Tensor) -> None:
+        """A sequence is at a cut of its text or at its end, and these are the logits [V] there."""
+        kind = sequence.reading.kind_here
+        if kind is not None:
+            self._leave_snapshot(sequence, logits, kind)
+        if sequence.is_ready:
+            sequence.is_suspect = False
+            self._write(sequence, logits)
+
+    def _leave_snapshot(self, sequence: Sequence, logits: Tensor, kind: SnapshotKind) -> None:
+        """For the cache, and for those who wait for it."""
+        num_tokens = sequence.reading.num_read
+        followers = [
+            each
+            for each in self._scheduler.running
+            if each.leader is sequence and each.num_shared == num_tokens
+        ]
+        if self._cache is None and not followers:
+            return
+        assert sequence.reading.state is not None
+        snapshot = Snapshot.of(sequence.reading.state, logits)
+        if self._cache is not None:
+            self._cache.put(sequence.reading.tokens[:num_tokens], snapshot, kind)
+        for each in followers:
+            self._resume(each, snapshot, num_tokens)
+
+    def _write(self, sequence: Sequence, logits: Tensor) -> None:
+        try:
+            reason = sequence.write(logits)
+        except Exception as error:
+            self._fail(sequence, error)
+            return
+        if reason is not None:
+            self._finish(sequence, reason)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._leave(sequence, sequence.finished(reason))
+        end = sequence.end_of_reply() if self._cache is not None else None
+        if end is not None and self._cache is not None:
+            self._cache.put(end.tokens, end.snapshot, SnapshotKind.REPLY_END)
+            if len(end.all_tokens) > len(end.tokens):
+                self.read_ahead(end.all_tokens)
+
+    def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
+        """After a pass that failed, its states are worthless. Who was alone in it has failed; of
+        several each begins again from what the cache has, and runs alone until it is there.
+        """
+        if len(sequences) == 1:
+            self._fail(sequences[0], error)
+            return
+        log.warning("a pass failed and is tried again one by one: %s", _one_line(error))
+        for sequence in list(self._scheduler.running):
+            is_lost = sequence in sequences
+            if is_lost:
+                sequence.is_suspect = True
+                sequence.forget_state()
+            if is_lost or sequence.leader in sequences:
+                self._start(sequence)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        if not isinstance(error, AnserError):
+            log.error("a generation failed", exc_info=error)
+            error = GenerationError(_one_line(error))
+        elif not isinstance(error, EngineStoppedError):
+            log.error("a generation failed: %s", error)
+        # Without the traceback, whose frames would keep the state in memory.
+        self._leave(sequence, FailedEvent(error.with_traceback(None)))
+
+    def _leave(self, sequence: Sequence, last_event: Event) -> None:
+        """Frees a slot. Who waits for what this sequence would have read has to look elsewhere."""
+        with self._changed:
+            self._scheduler.release(sequence)
+        sequence.generation.deliver(last_event)
+        for each in list(self._scheduler.running):
+            if each.leader is sequence:
+                self._start(each)
 
     def _fail_waiting(self) -> None:
         with self._changed:
-            waiting = list(self._waiting)
-            self._waiting.clear()
-        for generation in waiting:
-            generation.deliver(FailedEvent(EngineStoppedError(_STOPPED)))
+            waiting = self._scheduler.withdraw_all()
+        for sequence in waiting:
+            sequence.generation.deliver(FailedEvent(EngineStoppedError(_STOPPED)))
 
-
-class _Run:
-    """One request from its prompt to its last token, on the engine's thread."""
-
-    def __init__(self, model: Model, generation: Generation, is_closed: Callable[[], bool]) -> None:
-        request = generation.request
-        self._model = model
-        self._generation = generation
-        self._is_closed = is_closed
-        self._prompt = request.prompt_token_ids
-        self._max_new_tokens = request.max_new_tokens
-        self._sampler = Sampler(
-            request.sampling,
-            model.config.vocab_size,
-            request.prompt_token_ids,
-            token_bytes=model.tokenizer.token_bytes,
-        )
-        self._decoder = IncrementalDecoder(model.tokenizer)
-        self._stops = StopMatcher(request.stops)
-        self._state: State | None = None
-        self._num_prompt_tokens = 0
-        self._token_ids: list[int] = []
-        self._num_sent_tokens = 0
-        self._start_ns = time.monotonic_ns()
-        self._prefill_end_ns: int | None = None
-
-    @torch.inference_mode()
-    def run(self) -> FinishedEvent:
-        """Generates, and returns the last event. Raises EngineStoppedError if closed meanwhile."""
+    def _read_ahead(self) -> None:
+        """Reads a piece of what requests may want later."""
+        if self._ahead is None:
+            return
+        start = time.perf_counter()
         try:
-            logits = self._read_prompt()
-            reason = self._write_reply(logits)
-        except _Cancelled:
-            reason = FinishReason.CANCELLED
-        return FinishedEvent(reason, self._stats(), tuple(self._token_ids))
+            num_tokens = self._ahead.step(self._scheduler.num_idle_rows)
+        except Exception as error:
+            log.warning("a text could not be read ahead: %s", _one_line(error))
+            return
+        if num_tokens:
+            self._scheduler.record_idle(num_tokens, time.perf_counter() - start)
 
-    def _read_prompt(self) -> Tensor:
-        """Logits [vocab] after the prompt."""
-        for start in range(0, len(self._prompt), _PROMPT_CHUNK):
-            chunk = self._prompt[start : start + _PROMPT_CHUNK]
-            logits = self._read(chunk)
-            self._num_prompt_tokens += len(chunk)
-        self._prefill_end_ns = time.monotonic_ns()
-        return logits
 
-    def _write_reply(self, logits: Tensor) -> FinishReason:
-        while True:
-            token_id = self._sampler.sample(logits)
-            self._sampler.accept(token_id)
-            self._token_ids.append(token_id)
-            self._send(self._stops.push(self._decoder.push(token_id)))
-            if self._stops.matched is not None:
-                return FinishReason.STOP
-            if token_id in self._model.tokenizer.eos_token_ids:
-                self._send_rest()
-                return FinishReason.STOP
-            if len(self._token_ids) == self._max_new_tokens:
-                self._send_rest()
-                return FinishReason.LENGTH if self._stops.matched is None else FinishReason.STOP
-            logits = self._read((token_id,))  # never the last token: nothing comes after it
-
-    def _read(self, token_ids: Sequence[int]) -> Tensor:
-        """Runs the model, unless the request has been given up; logits [vocab] on the CPU."""
-        if self._is_closed():
-            raise EngineStoppedError(_STOPPED)
-        if self._generation.is_cancelled:
-            raise _Cancelled
-        logits, self._state = self._model.forward(token_ids, self._state)
-        return logits.cpu()
-
-    def _send_rest(self) -> None:
-        """What was held back: it has become text, as nothing follows that would make it a stop."""
-        self._send(self._stops.push(self._decoder.flush()) + self._stops.flush())
-
-    def _send(self, text: str) -> None:
-        if text:
-            token_ids = tuple(self._token_ids[self._num_sent_tokens :])
-            self._num_sent_tokens = len(self._token_ids)
-            self._generation.deliver(TextEvent(text, token_ids))
-
-    def _stats(self) -> GenerationStats:
-        now = time.monotonic_ns()
-        prefill_end = self._prefill_end_ns or now
-        return GenerationStats(
-            num_prompt_tokens=self._num_prompt_tokens,
-            num_generated_tokens=len(self._token_ids),
-            prefill_ns=prefill_end - self._start_ns,
-            decode_ns=now - prefill_end,
-        )
+def _num_common(one: TokenArray, other: TokenArray) -> int:
+    """How many tokens two texts begin with alike."""
+    length = min(len(one), len(other))
+    differs = one[:length] != other[:length]
+    first = int(differs.argmax()) if length else 0
+    return first if length and differs[first] else length
 
 
 def _check(request: GenerationRequest, vocab_size: int) -> None:

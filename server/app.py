@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     load_prompt_formats()  # a mistake in them is better said now than in the middle of a chat
     store = Store(settings.models)
-    manager = ModelManager(keep_alive_ns=settings.keep_alive_ns, device=settings.device)
+    manager = ModelManager(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

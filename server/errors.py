@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from rwkv_core.errors import AnserError, EngineStoppedError, OptionError
+from rwkv_core.errors import AnserError, EngineBusyError, EngineStoppedError, OptionError
 from server.names import InvalidNameError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def status_of(error: BaseException) -> int:
         return error.status
     if isinstance(error, OptionError | InvalidNameError):
         return 400
-    if isinstance(error, EngineStoppedError):
+    if isinstance(error, EngineBusyError | EngineStoppedError):
         return 503
     return 500
 

@@ -7,14 +7,23 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
+import numpy as np
+
+from rwkv_core.chat.messages import Message
 from rwkv_core.chat.reply import ReplyKind, ReplyParser, ReplyPart
-from rwkv_core.engine import FinishedEvent, GenerationRequest, GenerationStats
+from rwkv_core.engine import CutPoint, FinishedEvent, GenerationRequest, GenerationStats
+from rwkv_core.tokenizer.base import without_surrogates
 from server.model_manager import LoadedModel
 from server.options import Options
+from server.prompt_tokens import TextEncoder, common_beginning
 from server.prompts import Prompt
 from server.streaming import generate
 from server.tool_calls import NumberedCall, ToolCallParser
+
+TokenIds: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Final:
 
     reason: str
     stats: GenerationStats
-    context: tuple[int, ...]
+    context: TokenIds
     total_ns: int
     load_ns: int
 
@@ -63,32 +72,39 @@ async def reply(
     Raises OptionError for a prompt or options that the engine refuses, GenerationError or
     EngineStoppedError when it fails.
     """
-    tokenizer, facts = loaded.model.tokenizer, loaded.stored.facts
-
-    def encode(text: str) -> tuple[int, ...]:
-        return (*prompt.context, *tokenizer.encode(text))
-
     # In a thread: a long prompt takes a while.
-    token_ids = await asyncio.to_thread(encode, prompt.text)
+    token_ids, snapshot_at = await asyncio.to_thread(_encode, loaded.encoder, prompt)
+    context_length = loaded.stored.facts.context_length
     request = GenerationRequest(
         prompt_token_ids=token_ids,
         sampling=options.sampling,
-        max_new_tokens=options.max_new_tokens(len(token_ids), facts.context_length),
+        max_new_tokens=options.max_new_tokens(len(token_ids), context_length),
         stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
+        snapshot_at=snapshot_at,
     )
     reader = _Reader(prompt)
-    texts = [prompt.text]
-    async with aclosing(generate(loaded.engine, request)) as events:
-        async for event in events:
-            if isinstance(event, FinishedEvent):
-                for piece in reader.flush():
-                    yield piece
-                context = await asyncio.to_thread(encode, "".join(texts)) if with_context else ()
-                yield Piece(final=_final(event, context, timing))
-            else:
-                texts.append(event.text)
-                for piece in reader.push(event.text):
-                    yield piece
+    texts: list[str] = []
+    try:
+        async with aclosing(generate(loaded.engine, request)) as events:
+            async for event in events:
+                if isinstance(event, FinishedEvent):
+                    for piece in reader.flush():
+                        yield piece
+                    context: TokenIds = ()
+                    if with_context:
+                        context = await asyncio.to_thread(
+                            _context, loaded.encoder, prompt, "".join(texts)
+                        )
+                    yield Piece(final=_final(event, context, timing))
+                else:
+                    texts.append(event.text)
+                    for piece in reader.push(event.text):
+                        yield piece
+    finally:
+        # Of a reply that its client has cut short, too: the next turn repeats what there is of it.
+        if texts:
+            read_ahead = partial(_read_ahead, loaded, prompt, "".join(texts), reader.message())
+            asyncio.get_running_loop().run_in_executor(None, read_ahead)
 
 
 def join(pieces: list[Piece]) -> Piece:
@@ -101,7 +117,38 @@ def join(pieces: list[Piece]) -> Piece:
     )
 
 
-def _final(event: FinishedEvent, context: tuple[int, ...], timing: Timing) -> Final:
+def _encode(encoder: TextEncoder, prompt: Prompt) -> tuple[TokenIds, tuple[CutPoint, ...]]:
+    """The tokens of a prompt, and where in them snapshots are of use."""
+    encoded = encoder.encode(prompt.text)
+    cuts: list[CutPoint] = []
+    num_chars = num_bytes = 0
+    for mark in prompt.marks:
+        num_bytes += len(without_surrogates(prompt.text[num_chars : mark.num_chars]).encode())
+        num_chars = mark.num_chars
+        num_tokens = len(prompt.context) + encoded.num_tokens_in(num_bytes)
+        cuts.append(CutPoint(num_tokens, mark.kind))
+    return (*prompt.context, *encoded.tokens.tolist()), tuple(cuts)
+
+
+def _context(encoder: TextEncoder, prompt: Prompt, reply_text: str) -> TokenIds:
+    """Every token of the earlier context, the prompt and the reply."""
+    encoded = encoder.encode(f"{prompt.text}{reply_text}")
+    return (*prompt.context, *encoded.tokens.tolist())
+
+
+def _read_ahead(loaded: LoadedModel, prompt: Prompt, reply_text: str, reply: Message) -> None:
+    """Has the engine read, when it is idle, what the next turn's prompt will begin with."""
+    next_texts = prompt.next_texts(reply)
+    if not next_texts:
+        return
+    beginning = common_beginning([loaded.encoder.encode(text) for text in next_texts])
+    if prompt.is_continued:
+        context = np.array(_context(loaded.encoder, prompt, reply_text), np.int32)
+        beginning = np.concatenate((context, beginning))
+    loaded.engine.read_ahead(beginning)
+
+
+def _final(event: FinishedEvent, context: TokenIds, timing: Timing) -> Final:
     return Final(
         reason=event.reason.value,
         stats=event.stats,
@@ -118,18 +165,32 @@ class _Reader:
         fmt, tools = prompt.format, prompt.format.tools
         self._parser = ReplyParser(fmt, prompt.think) if prompt.think else None
         self._tools = ToolCallParser(tools, prompt.tools) if tools and prompt.tools else None
+        self._pieces: list[Piece] = []
+
+    def message(self) -> Message:
+        """What has been read, as a client puts it into the next request."""
+        whole = join(self._pieces) if self._pieces else Piece()
+        calls = tuple(numbered.call for numbered in whole.tool_calls)
+        return Message("assistant", whole.content, tool_calls=calls)
 
     def push(self, text: str) -> list[Piece]:
+        """The pieces that are certain now."""
         if self._parser is None:
-            return [Piece(content=text)] if text else []
-        return self._read(self._parser.push(text))
+            pieces = [Piece(content=text)] if text else []
+        else:
+            pieces = self._read(self._parser.push(text))
+        self._pieces += pieces
+        return pieces
 
     def flush(self) -> list[Piece]:
+        """The rest, when the reply is over."""
         pieces = self._read(self._parser.flush()) if self._parser else []
         if self._tools:
             content, calls = self._tools.flush()
             pieces.append(Piece(content=content, tool_calls=tuple(calls)))
-        return [piece for piece in pieces if not piece.is_empty]
+        pieces = [piece for piece in pieces if not piece.is_empty]
+        self._pieces += pieces
+        return pieces
 
     def _read(self, parts: list[ReplyPart]) -> list[Piece]:
         """At most one piece: what came at once goes out at once."""

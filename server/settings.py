@@ -15,7 +15,9 @@ from server.durations import DurationError, keep_alive_ns
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11434
 DEFAULT_KEEP_ALIVE_NS = 300 * 10**9
+DEFAULT_MAX_QUEUE = 512
 
+_BYTES = {"MB": 10**6, "GB": 10**9}
 _SCHEME_PORTS = {"http": 80, "https": 443}
 _LOCAL_ORIGINS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
@@ -38,9 +40,18 @@ def default_models_folder() -> Path:
     return Path.home() / ".anser" / "models"
 
 
+def default_states_folder() -> Path:
+    return Path.home() / ".anser" / "states"
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How the server runs. `keep_alive_ns` is for requests that name no keep_alive themselves."""
+    """How the server runs. `keep_alive_ns` is for requests that name no keep_alive themselves.
+
+    `states` is where the states of chats are kept, None for in memory only; how much memory and
+    disk they take depends on what is free where the number of bytes is None. `num_parallel` None:
+    as many requests at once as memory allows, for each model.
+    """
 
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
@@ -50,6 +61,11 @@ class Settings:
     keep_alive_ns: int = DEFAULT_KEEP_ALIVE_NS
     origins: tuple[str, ...] = ()
     device: str = "auto"
+    num_parallel: int | None = None
+    max_queue: int = DEFAULT_MAX_QUEUE
+    states: Path | None = None
+    states_memory: int | None = None
+    states_disk: int | None = None
     is_debug: bool = False
 
     @classmethod
@@ -69,6 +85,11 @@ class Settings:
             keep_alive_ns=_read_keep_alive(variables.get("OLLAMA_KEEP_ALIVE")),
             origins=_read_origins(variables.get("OLLAMA_ORIGINS")),
             device=_read_device(variables.get("ANSER_DEVICE")),
+            num_parallel=_read_number("OLLAMA_NUM_PARALLEL", variables) or None,
+            max_queue=_read_number("OLLAMA_MAX_QUEUE", variables, DEFAULT_MAX_QUEUE),
+            states=_read_states(variables.get("ANSER_STATES")),
+            states_memory=_read_size("ANSER_STATES_MEMORY", variables),
+            states_disk=_read_size("ANSER_STATES_DISK", variables),
             is_debug=_read_debug(variables.get("OLLAMA_DEBUG")),
         )
 
@@ -165,6 +186,27 @@ def _read_device(value: str) -> str:
     if not re.fullmatch(r"(auto|cpu|cuda(:[0-9]+)?)?", value):
         raise SettingsError(f'ANSER_DEVICE="{value}": must be auto, cpu, cuda or cuda:N')
     return value or "auto"
+
+
+def _read_number(name: str, variables: _Variables, default: int = 0) -> int:
+    value = variables.get(name)
+    if not re.fullmatch("[0-9]{0,9}", value):
+        raise SettingsError(f'{name}="{value}": must be a whole number, 0 or more')
+    return int(value) if value else default
+
+
+def _read_states(value: str) -> Path | None:
+    if value.lower() == "off":
+        return None
+    return Path(value).expanduser() if value else default_states_folder()
+
+
+def _read_size(name: str, variables: _Variables) -> int | None:
+    value = variables.get(name)
+    match = re.fullmatch("([0-9]{1,9})(MB|GB)", value, re.IGNORECASE)
+    if value and not match:
+        raise SettingsError(f'{name}="{value}": write a size as 500MB or 2GB')
+    return int(match[1]) * _BYTES[match[2].upper()] if match else None
 
 
 def _read_debug(value: str) -> bool:

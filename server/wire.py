@@ -119,7 +119,9 @@ def _ending(final: Final | None) -> Json:
         "eval_count": final.stats.num_generated_tokens,
         "eval_duration": final.stats.decode_ns,
     }
-    return {"done": True, "done_reason": final.reason} | context | _without_zeros(metrics)
+    # Anser's own: how many of the prompt's tokens were not read again, 0 too.
+    cached = {"prompt_cached_count": final.stats.num_cached_tokens}
+    return {"done": True, "done_reason": final.reason} | context | _without_zeros(metrics) | cached
 
 
 def _without_zeros(values: Mapping[str, int]) -> Json:

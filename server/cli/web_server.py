@@ -21,9 +21,9 @@ from server.settings import Settings
 
 # How long replies in flight get to send their last line.
 _GRACE_S = 1
-# A step of the engine cannot be interrupted, and reading a long prompt into a big model takes one
-# longer than a user waits. Nothing is lost by not waiting for it.
-_LAST_S = 1.0
+# For the pass that the model is in, which cannot be interrupted, and then for writing the states
+# that are not on disk yet, which a server that stops gives five seconds. Most often both take none.
+_LAST_S = 6.0
 _KEEP_CONNECTION_S = 120
 
 

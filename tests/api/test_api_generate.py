@@ -46,6 +46,7 @@ def test_a_stream(server: RunningServer) -> None:
         assert chunk["done"] is False
     assert list(final) == [
         "model", "created_at", "response", "done", "done_reason", "context", *METRICS,
+        "prompt_cached_count",
     ]  # fmt: skip
     assert (final["response"], final["done"], final["done_reason"]) == ("", True, "length")
     assert final["eval_count"] == GREEDY["num_predict"]

@@ -24,9 +24,9 @@ from rwkv_core import load_model
 from rwkv_core.checkpoint.gguf_writer import GGUFWriter
 from rwkv_core.engine import Engine, Generation, GenerationRequest, Sink
 from rwkv_core.errors import GenerationError
+from rwkv_core.executor import Segment
 from rwkv_core.model import Model
 from rwkv_core.sampler import SamplingOptions
-from rwkv_core.state import State
 from server import model_manager as server_model_manager
 from server import streaming as server_streaming
 from server.names import ModelName
@@ -41,36 +41,44 @@ LONG_PROMPT = "x" * 300_000
 
 
 class Spy:
-    """Sees every request that is submitted and every run of tokens that a model reads."""
+    """Sees every request that is submitted and every piece of a text that a model reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.submitted: list[str] = []
         self.read: list[str] = []
-        self.fails_at: int | None = None  # so many calls of `forward` from now on
-        submit, forward = Engine.submit, Model.forward
+        self.fails_at: int | None = None  # so many passes from now on
+        submit, advance_batch = Engine.submit, Model.advance_batch
 
         def spied_submit(engine: Engine, request: GenerationRequest, sink: Sink) -> Generation:
             self.submitted.append(BYTES.decode(request.prompt_token_ids))
             return submit(engine, request, sink)
 
-        def spied_forward(
-            model: Model, tokens: Sequence[int], state: State | None = None, **options: Any
-        ) -> tuple[Tensor, State]:
-            self.read.append(BYTES.decode(tokens))
+        def spied_advance_batch(
+            model: Model, segments: Sequence[Segment], **options: Any
+        ) -> Tensor:
+            self.read += [BYTES.decode(segment.token_ids.tolist()) for segment in segments]
             if self.fails_at is not None:
                 self.fails_at -= 1
                 if self.fails_at < 0:
                     self.fails_at = None
                     raise RuntimeError("the memory is on fire\nhere is why")
-            return forward(model, tokens, state, **options)
+            return advance_batch(model, segments, **options)
 
         monkeypatch.setattr(Engine, "submit", spied_submit)
-        monkeypatch.setattr(Model, "forward", spied_forward)
+        monkeypatch.setattr(Model, "advance_batch", spied_advance_batch)
 
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def narrow_server(models: Path) -> Iterator[RunningServer]:
+    """Runs one request at a time, and lets two more wait."""
+    settings = Settings(models=models, device="cpu", num_parallel=1, max_queue=2)
+    with running(settings) as server:
+        yield server
 
 
 @contextmanager
@@ -99,6 +107,10 @@ def short(server: RunningServer, prompt: str = "short") -> dict[str, Any]:
     return server.answer(
         "/api/generate", model=ENDLESS, prompt=prompt, raw=True, options={"num_predict": 2}
     )
+
+
+def is_idle(server: RunningServer) -> bool:
+    return all(loaded.engine.load.is_idle for loaded in server.context.manager.loaded())
 
 
 def test_the_version_is_there_while_a_long_prompt_is_read(server: RunningServer, spy: Spy) -> None:
@@ -130,7 +142,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_reply(server: RunningServer) ->
     with endless_stream(server) as lines:
         for _ in range(3):
             assert json.loads(next(lines))["response"]
-    # One request runs at a time, and the first would never have ended.
+    wait_until(lambda: is_idle(server))
     assert short(server)["done"]
 
 
@@ -140,13 +152,15 @@ def test_a_client_that_leaves_while_an_answer_is_collected(server: RunningServer
     assert short(server)["done"]
 
 
-def test_a_client_that_leaves_the_queue_is_never_served(server: RunningServer, spy: Spy) -> None:
+def test_a_client_that_leaves_the_queue_is_never_served(
+    narrow_server: RunningServer, spy: Spy
+) -> None:
     with ThreadPoolExecutor() as pool:
-        with endless_stream(server) as lines:
+        with endless_stream(narrow_server) as lines:
             next(lines)
-            with abandoned(server, prompt="impatient"):
+            with abandoned(narrow_server, prompt="impatient"):
                 wait_until(lambda: "impatient" in spy.submitted)
-            patient = pool.submit(short, server, "patient")
+            patient = pool.submit(short, narrow_server, "patient")
             wait_until(lambda: "patient" in spy.submitted)
             next(lines)
             assert not patient.done()
@@ -155,23 +169,38 @@ def test_a_client_that_leaves_the_queue_is_never_served(server: RunningServer, s
     assert "impatient" not in spy.read
 
 
-def test_requests_are_served_in_the_order_they_came(server: RunningServer, spy: Spy) -> None:
-    prompts = ["first", "second", "third", "fourth"]
+def test_requests_are_served_in_the_order_they_came(narrow_server: RunningServer, spy: Spy) -> None:
+    prompts = ["first", "second"]
     with ThreadPoolExecutor() as pool:
-        with endless_stream(server) as lines:
+        with endless_stream(narrow_server) as lines:
             next(lines)
             answers = []
             for prompt in prompts:
-                answers.append(pool.submit(short, server, prompt))
+                answers.append(pool.submit(short, narrow_server, prompt))
                 wait_until(lambda prompt=prompt: prompt in spy.submitted)  # type: ignore[misc]
+            refused = narrow_server.post("/api/generate", model=ENDLESS, prompt="x", raw=True)
+            assert refused.status_code == 503
+            assert refused.json() == {
+                "error": "server busy, please try again.  maximum pending requests exceeded"
+            }
         assert all(answer.result()["done"] for answer in answers)
     assert [text for text in spy.read if text in prompts] == prompts
 
 
+def test_a_stream_does_not_wait_for_another(server: RunningServer) -> None:
+    with endless_stream(server) as one, endless_stream(server, "another") as other:
+        for _ in range(5):
+            assert json.loads(next(one))["response"]
+            assert json.loads(next(other))["response"]
+        assert short(server)["done"]
+
+
 def test_a_failure_before_the_first_line_has_a_status(server: RunningServer, spy: Spy) -> None:
     for stream in (True, False):
+        wait_until(lambda: is_idle(server))
         spy.fails_at = 0
-        response = server.post("/api/generate", model=ENDLESS, prompt="x", raw=True, stream=stream)
+        body = {"model": ENDLESS, "prompt": f"fails {stream}", "raw": True}
+        response = server.post("/api/generate", stream=stream, **body)
         assert response.status_code == 500
         assert response.headers["content-type"] == "application/json; charset=utf-8"
         assert list(response.json()) == ["error"]
@@ -182,6 +211,7 @@ def test_a_failure_before_the_first_line_has_a_status(server: RunningServer, spy
 
 def test_a_failure_in_a_stream_is_its_last_line(server: RunningServer, spy: Spy) -> None:
     short(server)  # so that the model is loaded
+    wait_until(lambda: is_idle(server))
     spy.fails_at = 5
     response = server.post("/api/generate", model=ENDLESS, prompt="x", raw=True)
     assert response.status_code == 200
@@ -197,6 +227,7 @@ def test_a_failure_while_an_answer_is_collected_has_a_status(
     server: RunningServer, spy: Spy
 ) -> None:
     short(server)
+    wait_until(lambda: is_idle(server))
     spy.fails_at = 5
     response = server.post("/api/generate", model=ENDLESS, prompt="x", raw=True, stream=False)
     assert response.status_code == 500
@@ -291,7 +322,7 @@ def test_a_client_that_stops_reading_is_cut_off(
     async def read_and_stop() -> None:
         events = generate(engine, endless)
         await anext(events)
-        # Another request is served only once the first one has been cut off.
+        wait_until(lambda: not engine.load.num_running)
         assert [event async for event in generate(engine, short)]
         with pytest.raises(GenerationError, match="stopped reading"):
             async for _ in events:

@@ -72,3 +72,38 @@ def test_a_bad_value_is_named_in_one_line(name: str, value: str) -> None:
     assert name in str(caught.value)
     assert value in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_how_many_at_once_and_where_states_are_kept() -> None:
+    default = Settings.from_environment({})
+    assert (default.num_parallel, default.max_queue) == (None, 512)
+    assert default.states == Path.home() / ".anser" / "states"
+    assert (default.states_memory, default.states_disk) == (None, None)
+    given = Settings.from_environment(
+        {
+            "OLLAMA_NUM_PARALLEL": "3",
+            "OLLAMA_MAX_QUEUE": "0",
+            "ANSER_STATES": "/data/states",
+            "ANSER_STATES_MEMORY": "500MB",
+            "ANSER_STATES_DISK": "2gb",
+        }
+    )
+    assert (given.num_parallel, given.max_queue) == (3, 0)
+    assert given.states == Path("/data/states")
+    assert (given.states_memory, given.states_disk) == (500 * 10**6, 2 * 10**9)
+    assert Settings.from_environment({"ANSER_STATES": "off"}).states is None
+    assert Settings.from_environment({"OLLAMA_NUM_PARALLEL": "0"}).num_parallel is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OLLAMA_NUM_PARALLEL", "-1"),
+        ("OLLAMA_MAX_QUEUE", "many"),
+        ("ANSER_STATES_MEMORY", "12"),
+        ("ANSER_STATES_DISK", "1.5GB"),
+    ],
+)
+def test_numbers_that_are_none(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({name: value})

@@ -18,7 +18,6 @@ from torch import Tensor
 from rwkv_core.engine import (
     Engine,
     Event,
-    FailedEvent,
     FinishedEvent,
     FinishReason,
     Generation,
@@ -26,74 +25,49 @@ from rwkv_core.engine import (
     GenerationStats,
     TextEvent,
 )
-from rwkv_core.errors import EngineStoppedError, GenerationError, OptionError
-from rwkv_core.model import Model, Weights
+from rwkv_core.errors import (
+    EngineBusyError,
+    EngineStoppedError,
+    GenerationError,
+    OptionError,
+)
+from rwkv_core.executor import Segment
+from rwkv_core.formulas import Weights
+from rwkv_core.model import Model
 from rwkv_core.sampler import SamplingOptions
 from rwkv_core.state import State
 from rwkv_core.tokenizer import WorldTokenizer
+from rwkv_core.torch_executor import TorchExecutor
 from tests.tools.random_checkpoint import TINY, random_tensors
+from tests.tools.receiver import Receiver
+from tests.tools.waiting import TIMEOUT_S, wait_until
 
 # 300 tokens: bytes at 1 to 256, then some that end inside characters or hold several of them.
 VOCABULARY = WorldTokenizer(
     [None, *(bytes((value,)) for value in range(256)), "你好🙂".encode(), b"\xf0\x9f", b"\n\n"]
 )
 PROMPT = tuple(VOCABULARY.encode("User: hello\n\nAssistant:"))
-TIMEOUT_S = 60
 
 
 class WatchedModel(Model):
-    """The real model; `before` sees what each call of `forward` reads, and may wait or fail."""
+    """The real model; `before` is called with the number of each pass, and may wait or fail."""
 
     def __init__(self) -> None:
-        weights = Weights.load(TINY, random_tensors(TINY).__getitem__)
-        super().__init__(TINY, weights, VOCABULARY)
-        self.calls: list[tuple[int, ...]] = []
-        self.states: list[weakref.ref[Tensor]] = []
+        self.weights = Weights.load(TINY, random_tensors(TINY).__getitem__)
+        super().__init__(TINY, TorchExecutor(TINY, self.weights), VOCABULARY)
+        self.calls: list[list[tuple[int, ...]]] = []  # what each pass has read
+        self.states: list[weakref.ref[Tensor]] = []  # of each request
         self.before: Callable[[int], None] = lambda index: None
 
-    def forward(
-        self, tokens: Sequence[int], state: State | None = None, *, all_logits: bool = False
-    ) -> tuple[Tensor, State]:
-        self.calls.append(tuple(tokens))
-        self.before(len(self.calls))
-        logits, state = super().forward(tokens, state, all_logits=all_logits)
+    def new_state(self, batch_size: int = 1) -> State:
+        state = super().new_state(batch_size)
         self.states.append(weakref.ref(state.wkv))
-        return logits, state
+        return state
 
-
-class Receiver:
-    """A sink that keeps the events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._is_done = threading.Event()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        if not isinstance(event, TextEvent):
-            self._is_done.set()
-
-    def wait(self) -> Event:
-        assert self._is_done.wait(TIMEOUT_S), "no last event"
-        return self.events[-1]
-
-    def finished(self) -> FinishedEvent:
-        event = self.wait()
-        assert isinstance(event, FinishedEvent), event
-        return event
-
-    def failure(self) -> Exception:
-        event = self.wait()
-        assert isinstance(event, FailedEvent), event
-        return event.error
-
-    @property
-    def texts(self) -> list[TextEvent]:
-        return [event for event in self.events if isinstance(event, TextEvent)]
-
-    @property
-    def text(self) -> str:
-        return "".join(event.text for event in self.texts)
+    def advance_batch(self, segments: Sequence[Segment], *, all_logits: bool = False) -> Tensor:
+        self.calls.append([tuple(each.token_ids.tolist()) for each in segments])
+        self.before(len(self.calls))
+        return super().advance_batch(segments, all_logits=all_logits)
 
 
 @pytest.fixture
@@ -104,6 +78,15 @@ def model() -> WatchedModel:
 @pytest.fixture
 def engine(model: WatchedModel) -> Iterator[Engine]:
     engine = Engine(model)
+    yield engine
+    model.before = lambda index: None
+    engine.close()
+
+
+@pytest.fixture
+def narrow_engine(model: WatchedModel) -> Iterator[Engine]:
+    """Runs one request at a time."""
+    engine = Engine(model, num_slots=1)
     yield engine
     model.before = lambda index: None
     engine.close()
@@ -125,10 +108,12 @@ def run(engine: Engine, wanted: GenerationRequest) -> Receiver:
 def greedy(model: Model, prompt: Sequence[int], count: int) -> list[int]:
     """What the engine should write, by the model alone."""
     token_ids: list[int] = []
-    logits, state = Model.forward(model, prompt)
+    state = Model.new_state(model)
+    pending = list(prompt)
     while len(token_ids) < count:
-        token_ids.append(int(logits.argmax()))
-        logits, state = Model.forward(model, token_ids[-1:], state)
+        segment = Segment(torch.tensor(pending), state)
+        token_ids.append(int(Model.advance_batch(model, [segment])[0].argmax()))
+        pending = token_ids[-1:]
     return token_ids
 
 
@@ -145,14 +130,17 @@ def test_a_reply_is_what_the_model_says(engine: Engine, model: WatchedModel) -> 
     assert finished.stats.num_generated_tokens == 40
     assert min(finished.stats.prefill_ns, finished.stats.decode_ns) > 0
     # The prompt, then each token but the last, after which nothing was asked.
-    assert model.calls == [PROMPT, *((token_id,) for token_id in wanted[:-1])]
+    assert model.calls == [[PROMPT], *([(token_id,)] for token_id in wanted[:-1])]
 
 
 def test_a_long_prompt_is_read_in_pieces(engine: Engine, model: WatchedModel) -> None:
     prompt = torch.randint(1, 257, (1300,), generator=torch.Generator().manual_seed(1)).tolist()
     finished = run(engine, request(prompt, max_new_tokens=8)).finished()
     assert list(finished.token_ids) == greedy(model, prompt, 8)
-    assert [len(call) for call in model.calls[:4]] == [512, 512, 276, 1]
+    pieces = [len(piece) for call in model.calls for piece in call]
+    assert max(pieces) <= 256
+    assert sum(pieces[:-7]) == 1300
+    assert pieces[-7:] == [1] * 7
     assert finished.stats.num_prompt_tokens == 1300
 
 
@@ -182,7 +170,7 @@ def test_what_was_held_back_comes_at_the_end(engine: Engine) -> None:
     assert receiver.text == whole[: whole.index(whole[-4:])]
 
 
-def likely(model: Model, token_ids: Sequence[int]) -> None:
+def likely(model: WatchedModel, token_ids: Sequence[int]) -> None:
     """Makes the model write these tokens in turn, as far as its state allows, by a large bias."""
     direction = torch.zeros(TINY.n_embd)
     direction[0] = 1
@@ -198,7 +186,7 @@ def test_the_end_of_text_ends_the_reply(engine: Engine, model: WatchedModel) -> 
     finished = receiver.finished()
     assert (receiver.text, finished.reason, finished.token_ids) == ("", FinishReason.STOP, (0,))
     assert finished.stats.num_generated_tokens == 1
-    assert model.calls == [PROMPT]
+    assert model.calls == [[PROMPT]]
 
 
 def test_half_a_character_is_shown_only_when_no_more_can_come(
@@ -231,7 +219,7 @@ def closed_gate(model: WatchedModel) -> threading.Event:
     return gate
 
 
-def test_requests_are_served_in_order(engine: Engine, model: WatchedModel) -> None:
+def test_requests_are_served_in_order(narrow_engine: Engine, model: WatchedModel) -> None:
     order: list[int] = []
     receivers = [Receiver() for _ in range(5)]
     gate = closed_gate(model)  # until all are there
@@ -241,7 +229,7 @@ def test_requests_are_served_in_order(engine: Engine, model: WatchedModel) -> No
             order.append(number)
             receiver(event)
 
-        engine.submit(request(max_new_tokens=5), sink)
+        narrow_engine.submit(request(max_new_tokens=5), sink)
     gate.set()
     receivers[-1].wait()
     assert order == sorted(order)
@@ -264,7 +252,7 @@ def test_cancelling_stops_within_one_token(engine: Engine, model: WatchedModel) 
     finished = receiver.finished()
     assert finished.reason is FinishReason.CANCELLED
     assert len(receiver.texts) == 5
-    assert model.calls[-1] != finished.token_ids[-1:]
+    assert model.calls[-1] != [finished.token_ids[-1:]]
     assert len(model.calls) == len(finished.token_ids)
     running[0].cancel()  # a second time, and too late: nothing happens
     assert receiver.events.count(finished) == 1
@@ -285,17 +273,22 @@ def test_cancelling_stops_inside_a_prompt(engine: Engine, model: WatchedModel) -
     may_go_on.set()
     finished = receiver.finished()
     assert (finished.reason, finished.token_ids) == (FinishReason.CANCELLED, ())
-    assert finished.stats.num_prompt_tokens == 512
+    assert finished.stats.num_prompt_tokens == 5000
     assert len(model.calls) == 1
 
 
-def test_cancelling_a_waiting_request_frees_it_at_once(engine: Engine, model: WatchedModel) -> None:
+def test_cancelling_a_waiting_request_frees_it_at_once(
+    narrow_engine: Engine, model: WatchedModel
+) -> None:
     gate = closed_gate(model)
     first, second, third = Receiver(), Receiver(), Receiver()
-    engine.submit(request(), first)
-    waiting = engine.submit(request([7] * 100), second)
-    engine.submit(request(), third)
+    narrow_engine.submit(request(), first)
+    wait_until(lambda: narrow_engine.load.num_running == 1)
+    waiting = narrow_engine.submit(request([7] * 100), second)
+    narrow_engine.submit(request(), third)
+    assert narrow_engine.load.num_waiting == 2
     waiting.cancel()
+    assert narrow_engine.load.num_waiting == 1
     assert second.events == [FinishedEvent(FinishReason.CANCELLED, GenerationStats())]
     kept = weakref.ref(waiting)
     del waiting
@@ -304,7 +297,23 @@ def test_cancelling_a_waiting_request_frees_it_at_once(engine: Engine, model: Wa
     gate.set()
     assert first.finished().reason is third.finished().reason is FinishReason.LENGTH
     assert len(second.events) == 1
-    assert (7,) * 100 not in model.calls
+    assert all((7,) * 100 not in call for call in model.calls)
+
+
+def test_too_many_requests_are_refused(model: WatchedModel) -> None:
+    engine = Engine(model, num_slots=2, max_queue=1)
+    gate = closed_gate(model)
+    receivers = [Receiver() for _ in range(3)]
+    generations = [engine.submit(request(), receiver) for receiver in receivers]
+    with pytest.raises(EngineBusyError, match=r"^server busy, please try again\.  maximum pending"):
+        engine.submit(request(), Receiver())
+    wait_until(lambda: engine.load.num_running == 2)
+    generations[2].cancel()
+    last = Receiver()
+    engine.submit(request(), last)
+    gate.set()
+    assert last.finished().reason is FinishReason.LENGTH
+    engine.close()
 
 
 @pytest.mark.parametrize("failing_call", [1, 2, 10])
@@ -319,18 +328,55 @@ def test_a_failing_step_ends_its_own_request_only(
             raise RuntimeError("the device is lost\nat line 7")
 
     model.before = before
-    bad, after = Receiver(), Receiver()
-    engine.submit(request(), bad)
-    engine.submit(request(), after)
+    bad = run(engine, request())
     error = bad.failure()
     assert isinstance(error, GenerationError)
     assert str(error) == "the model failed: RuntimeError: the device is lost"
     assert good.text.startswith(bad.text)
-    assert after.wait()
-    assert after.text == good.text
+    assert run(engine, request()).text == good.text
     assert engine.is_healthy
     logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [bool(record.exc_info) for record in logged] == [True]
+
+
+@pytest.mark.parametrize("is_lasting", [True, False])
+@pytest.mark.parametrize("position", [None, 0, 15])
+def test_who_shares_a_failing_pass_goes_on(
+    engine: Engine, model: WatchedModel, position: int | None, is_lasting: bool
+) -> None:
+    """One token makes passes fail: in a prompt, or from some place in a reply on."""
+    prompts = [[40 + number, *PROMPT] for number in range(4)]
+    wanted = [greedy(model, prompt, 40) for prompt in prompts]
+    elsewhere = set().union(*prompts, wanted[0], wanted[1], wanted[3])
+    poison = (
+        next(each for each in wanted[2][position:] if each not in elsewhere)
+        if position is not None
+        else prompts[2][0]
+    )
+    num_failures = 0
+    gate = threading.Event()
+
+    def before(index: int) -> None:
+        nonlocal num_failures
+        gate.wait(TIMEOUT_S)
+        if any(poison in piece for piece in model.calls[-1]) and (is_lasting or not num_failures):
+            num_failures += 1
+            raise RuntimeError("poison")
+
+    model.before = before
+    receivers = [Receiver() for _ in prompts]
+    for prompt, receiver in zip(prompts, receivers, strict=True):
+        engine.submit(request(prompt), receiver)
+    gate.set()
+    for number, receiver in enumerate(receivers):
+        if is_lasting and number == 2:
+            assert isinstance(receiver.failure(), GenerationError)
+            num_written = 0 if position is None else wanted[2].index(poison) + 1
+            assert receiver.text == VOCABULARY.decode(wanted[2][:num_written])
+        else:
+            assert list(receiver.finished().token_ids) == wanted[number]
+    assert num_failures == (2 if is_lasting else 1)
+    assert engine.is_healthy
 
 
 def test_a_failure_keeps_no_state_in_memory(engine: Engine, model: WatchedModel) -> None:
@@ -349,7 +395,8 @@ def test_a_finished_request_keeps_no_state_in_memory(engine: Engine, model: Watc
     for _ in range(2):
         run(engine, request(max_new_tokens=3))
     gc.collect()
-    assert [state() for state in model.states[:3]] == [None] * 3
+    assert len(model.states) == 2
+    assert model.states[0]() is None
 
 
 def test_a_receiver_that_fails_is_alone_with_it(
@@ -368,7 +415,8 @@ def test_a_receiver_that_fails_is_alone_with_it(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_closing_fails_everyone(engine: Engine, model: WatchedModel) -> None:
+def test_closing_fails_everyone(narrow_engine: Engine, model: WatchedModel) -> None:
+    engine = narrow_engine
     is_running, may_go_on = threading.Event(), threading.Event()
 
     def before(index: int) -> None:

@@ -1,0 +1,60 @@
+"""What the cache keeps of a text: the state behind it, and the logits of its last token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from rwkv_core.state import State
+
+
+class SnapshotKind(IntEnum):
+    """Where in a chat a snapshot was taken. The greater, the more it is worth when not all fit."""
+
+    CHECKPOINT = 0  # every so many tokens of a long text
+    TURN = 1  # the end of a rendered turn, or of a reply as the next prompt will have it
+    PROMPT_END = 2
+    REPLY_END = 3
+    SYSTEM_PROMPT = 4  # which many chats share
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A state and the logits [V] of the token before it, on the CPU. Nothing may change them.
+
+    To go on from one, copy it: `slot.copy_(snapshot.state)` or `snapshot.state.clone()`. With the
+    logits the next token is drawn without running the model again.
+    """
+
+    state: State  # of batch size 1
+    logits: Tensor  # [V] float32
+
+    def __post_init__(self) -> None:
+        parts = (self.state.time_shift, self.state.channel_shift, self.state.wkv, self.logits)
+        if self.state.batch_size != 1 or self.logits.ndim != 1:
+            raise ValueError("a snapshot is of one sequence, with the logits of its last token")
+        for part in parts:
+            # A view would keep alive, uncounted, what it is a view of.
+            is_whole = part.is_contiguous() and part.untyped_storage().nbytes() == part.nbytes
+            if part.dtype != torch.float32 or part.device.type != "cpu" or not is_whole:
+                raise ValueError("a snapshot has float32 on the CPU, in memory of its own")
+
+    @classmethod
+    def of(cls, state: State, logits: Tensor) -> Snapshot:
+        """A copy, of views and of what is on another device too."""
+        return cls(
+            State(_copy(state.time_shift), _copy(state.channel_shift), _copy(state.wkv)),
+            _copy(logits),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return self.state.nbytes + self.logits.nbytes
+
+
+def _copy(part: Tensor) -> Tensor:
+    copy = torch.empty(part.shape, dtype=part.dtype)
+    return copy.copy_(part.detach())

@@ -1,0 +1,114 @@
+"""The cache of one model's states, in memory and on disk, found by the tokens before them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from rwkv_core.cache.disk_tier import DiskTier
+from rwkv_core.cache.key import ModelKey
+from rwkv_core.cache.memory_tier import MemoryTier
+from rwkv_core.cache.snapshot import Snapshot, SnapshotKind
+from rwkv_core.cache.tokens import TokenArray, TokenIds, as_tokens
+
+
+@dataclass(frozen=True)
+class Hit:
+    """The snapshot behind the first `num_tokens` tokens. It is the cache's: copy its state."""
+
+    num_tokens: int
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class CacheStatistics:
+    """Counts since the cache was made, and what it holds in memory now."""
+
+    num_lookups: int
+    num_memory_hits: int
+    num_disk_hits: int
+    num_tokens_looked_up: int
+    num_tokens_reused: int
+    num_evicted: int  # from memory
+    num_snapshots: int
+    num_bytes: int
+    budget: int
+
+
+class StateCache:
+    """Snapshots of one model by token prefix. Safe for several threads.
+
+    The disk may serve several caches; whoever opened it closes it, after the last `put`.
+    """
+
+    def __init__(self, key: ModelKey, memory_budget: int, disk: DiskTier | None = None) -> None:
+        """`memory_budget` in bytes. Beside it, `disk` holds what waits to be written."""
+        self.key = key
+        self._disk = disk
+        self._lock = threading.Lock()  # guards all below
+        self._memory = MemoryTier(memory_budget)
+        self._num_lookups = self._num_memory_hits = self._num_disk_hits = 0
+        self._num_tokens_looked_up = self._num_tokens_reused = self._num_evicted = 0
+
+    def lookup(self, tokens: TokenIds) -> Hit | None:
+        """The snapshot of the longest prefix of `tokens`, all of them included.
+
+        What is found on disk is read and then kept in memory: microseconds become milliseconds.
+        """
+        ids = as_tokens(tokens)
+        with self._lock:
+            in_memory = self._memory.find(ids)
+        num_tokens = in_memory.num_tokens if in_memory else 0
+        on_disk = None
+        if self._disk is not None and num_tokens < len(ids):
+            on_disk = self._disk.lookup(self.key, ids, longer_than=num_tokens)
+        with self._lock:
+            self._num_lookups += 1
+            self._num_tokens_looked_up += len(ids)
+            self._num_disk_hits += on_disk is not None
+            self._num_memory_hits += on_disk is None and in_memory is not None
+            self._num_tokens_reused += on_disk.num_tokens if on_disk else num_tokens
+        if on_disk is not None:
+            self._keep(ids[: on_disk.num_tokens], on_disk.snapshot, on_disk.kind)
+            return Hit(on_disk.num_tokens, on_disk.snapshot)
+        if in_memory is None:
+            return None
+        if self._disk is not None:  # so that the disk, too, knows what is in use
+            self._disk.touch(self.key, ids[:num_tokens])
+        return Hit(num_tokens, in_memory.snapshot)
+
+    def put(self, tokens: TokenIds, snapshot: Snapshot, kind: SnapshotKind) -> None:
+        """Keeps the snapshot behind `tokens`, of which there is at least one; takes it over.
+
+        Copies no state and waits for nothing. All but checkpoints are written to disk at once;
+        checkpoints when they leave the memory.
+        """
+        ids = as_tokens(tokens)
+        if not len(ids):
+            raise ValueError("a snapshot is behind at least one token")
+        if self._disk is not None and kind is not SnapshotKind.CHECKPOINT:
+            self._disk.put(self.key, ids, snapshot, kind)
+        self._keep(ids, snapshot, kind)
+
+    def statistics(self) -> CacheStatistics:
+        with self._lock:
+            return CacheStatistics(
+                num_lookups=self._num_lookups,
+                num_memory_hits=self._num_memory_hits,
+                num_disk_hits=self._num_disk_hits,
+                num_tokens_looked_up=self._num_tokens_looked_up,
+                num_tokens_reused=self._num_tokens_reused,
+                num_evicted=self._num_evicted,
+                num_snapshots=len(self._memory),
+                num_bytes=self._memory.num_bytes,
+                budget=self._memory.budget,
+            )
+
+    def _keep(self, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind) -> None:
+        """In memory; what has to go for it, to disk."""
+        with self._lock:
+            evicted = self._memory.put(tokens, snapshot, kind)
+            self._num_evicted += len(evicted)
+        if self._disk is not None:
+            for each in evicted:
+                self._disk.put(self.key, each.tokens, each.snapshot, each.kind)

@@ -1,0 +1,123 @@
+"""What a generation is asked for with, and what it answers: requests and events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from rwkv_core.cache.snapshot import SnapshotKind
+from rwkv_core.errors import AnserError
+from rwkv_core.sampler import SamplingOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """Where a prompt is to leave a snapshot: after its first `num_tokens` tokens."""
+
+    num_tokens: int
+    kind: SnapshotKind
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate after a prompt; without a limit when `max_new_tokens` is None.
+
+    `snapshot_at` names the places in the prompt from which other prompts may go on, in any order.
+    They change what later requests cost, never a text.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingOptions
+    max_new_tokens: int | None
+    stops: tuple[str, ...]
+    snapshot_at: tuple[CutPoint, ...] = ()
+
+
+class FinishReason(Enum):
+    STOP = "stop"  # the model ended the text, or a stop string did
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Tokens and times of one request; it has none before its turn has come.
+
+    `num_cached_tokens` of the prompt were not read, as a state behind them was there already.
+    `num_generated_tokens` counts every sampled token, those of a stop too.
+    """
+
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_generated_tokens: int = 0
+    prefill_ns: int = 0
+    decode_ns: int = 0
+
+
+@dataclass(frozen=True)
+class TextEvent:
+    """Whole characters, never empty, and the tokens sampled since the event before."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FinishedEvent:
+    """The last event. `token_ids` are all that were sampled, also those of a stop."""
+
+    reason: FinishReason
+    stats: GenerationStats
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FailedEvent:
+    """The last event of a request that could not be finished."""
+
+    error: AnserError
+
+
+Event: TypeAlias = TextEvent | FinishedEvent | FailedEvent
+Sink: TypeAlias = Callable[[Event], None]
+
+
+class Generation:
+    """A request that an engine has taken. Its sink gets text, and a last event that says why."""
+
+    def __init__(
+        self, request: GenerationRequest, sink: Sink, withdraw: Callable[[Generation], bool]
+    ) -> None:
+        """`withdraw` takes it out of the engine's queue; False when it is not in there."""
+        self.request = request
+        self._sink: Sink | None = sink
+        self._withdraw = withdraw
+        self._is_cancelled = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        """Ends the request with the pass that the model is in; at once if it waits for a slot.
+
+        Never blocks for long. No effect on a finished one.
+        """
+        self._is_cancelled = True
+        if self._withdraw(self):
+            self.deliver(FinishedEvent(FinishReason.CANCELLED, GenerationStats()))
+
+    def deliver(self, event: Event) -> None:
+        """Hands an event to the sink. If that fails nobody listens: cancels the request."""
+        if self._sink is None:
+            return
+        try:
+            self._sink(event)
+        except Exception:
+            log.exception("the receiver of a generation failed; the generation is cancelled")
+            self._sink, self._is_cancelled = None, True
