@@ -214,15 +214,23 @@ class Engine:
                 sequence = self._scheduler.admit()
             if sequence is None:
                 return
-            if self._ahead is not None:
-                self._ahead.give_way(sequence.reading.tokens)
-            sequence.take_slot()
-            self._start(sequence)
+            self._begin(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in list(self._scheduler.running):
             if sequence.generation.is_cancelled:
                 self._finish(sequence, FinishReason.CANCELLED)
+
+    def _begin(self, sequence: Sequence) -> None:
+        """A sequence has got its slot."""
+        try:
+            if self._ahead is not None:
+                self._ahead.give_way(sequence.reading.tokens)
+            sequence.take_slot()
+        except Exception as error:
+            self._fail(sequence, error)
+        else:
+            self._start(sequence)
 
     def _start(self, sequence: Sequence) -> None:
         """Gives a sequence the state behind as much of its text as there is one for, or will be."""
@@ -280,8 +288,12 @@ class Engine:
     def _arrive(self, sequence: Sequence, logits: Tensor) -> None:
         """A sequence is at a cut of its text or at its end, and these are the logits [V] there."""
         kind = sequence.reading.kind_here
-        if kind is not None:
-            self._leave_snapshot(sequence, logits, kind)
+        try:
+            if kind is not None:
+                self._leave_snapshot(sequence, logits, kind)
+        except Exception as error:
+            self._fail(sequence, error)
+            return
         if sequence.is_ready:
             sequence.is_suspect = False
             self._write(sequence, logits)
@@ -314,11 +326,16 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._leave(sequence, sequence.finished(reason))
-        end = sequence.end_of_reply() if self._cache is not None else None
-        if end is not None and self._cache is not None:
-            self._cache.put(end.tokens, end.snapshot, SnapshotKind.REPLY_END)
-            if len(end.all_tokens) > len(end.tokens):
-                self.read_ahead(end.all_tokens)
+        if self._cache is None:
+            return
+        try:
+            end = sequence.end_of_reply()
+            if end is not None:
+                self._cache.put(end.tokens, end.snapshot, SnapshotKind.REPLY_END)
+                if len(end.all_tokens) > len(end.tokens):
+                    self.read_ahead(end.all_tokens)
+        except Exception:  # the reply is out: this only makes the next one dearer
+            log.exception("the state at the end of a reply could not be kept")
 
     def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
         """After a pass that failed, its states are worthless. Who was alone in it has failed; of
@@ -351,7 +368,7 @@ class Engine:
             self._scheduler.release(sequence)
         sequence.generation.deliver(last_event)
         for each in list(self._scheduler.running):
-            if each.leader is sequence:
+            if each.leader is sequence and not self._is_closed:
                 self._start(each)
 
     def _fail_waiting(self) -> None:

@@ -169,9 +169,9 @@ def _logits_rows(segments: Sequence[Segment], runs: Sequence[Run]) -> Int32s:
 
 def _matrix(checkpoint: StoredCheckpoint, name: str) -> NativeMatrix:
     info = checkpoint.tensors[name]
-    # By columns where most inputs are exactly zero, so that their weights need not be read.
-    by_columns = name.endswith("ffn.value.weight")
-    matrix = kernels.empty_matrix(info.type_name, *output_major_shape(info), by_columns=by_columns)
+    # By rows, ffn.value too: its layout by columns skips those of zero channels, but where half of them
+    # are, the short pieces that are left are read more slowly than the whole.
+    matrix = kernels.empty_matrix(info.type_name, *output_major_shape(info))
     for first_row, packed in checkpoint.row_slices(name, kernels.ROW_MULTIPLE):
         kernels.fill(matrix, info.type_name, first_row, packed)
     return matrix

@@ -57,12 +57,7 @@ class Sequence:
         self.num_shared = 0  # tokens that the leader will have read when this one can go on
         self.is_suspect = False
         self._num_cached: int | None = None
-        self._sampler = Sampler(
-            request.sampling,
-            model.config.vocab_size,
-            request.prompt_token_ids,
-            token_bytes=model.tokenizer.token_bytes,
-        )
+        self._sampler: Sampler | None = None  # it may be large, so not while in the queue
         self._decoder = IncrementalDecoder(model.tokenizer)
         self._stops = StopMatcher(request.stops)
         self._rollback = Rollback()
@@ -77,6 +72,12 @@ class Sequence:
     def take_slot(self) -> None:
         """Its time begins: what it spent in the queue is not the model's."""
         self._start_ns = time.monotonic_ns()
+        self._sampler = Sampler(
+            self._request.sampling,
+            self._model.config.vocab_size,
+            self._request.prompt_token_ids,
+            token_bytes=self._model.tokenizer.token_bytes,
+        )
 
     @property
     def num_pending(self) -> int:
@@ -143,7 +144,8 @@ class Sequence:
         """
         if self._prefill_end_ns is None:
             self._prefill_end_ns = time.monotonic_ns()
-        self._logits = logits  # before the draw, so that a reply that fails there has an end, too
+        assert self._sampler is not None
+        self._logits = logits
         token_id = self._sampler.sample(logits)
         self._sampler.accept(token_id)
         num_read = self.reading.num_read

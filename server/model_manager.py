@@ -45,6 +45,7 @@ class LoadedModel:
     stored: StoredModel
     model: Model
     engine: Engine
+    cache: StateCache
     encoder: TextEncoder
     keep_alive_ns: int
     idle_since_ns: int | None = None  # wall clock; None while a request uses the model
@@ -181,7 +182,7 @@ class ModelManager:
         )
         engine = Engine(model, cache=cache, num_slots=num_slots, max_queue=settings.max_queue)
         encoder = TextEncoder(model.tokenizer)
-        return LoadedModel(stored, model, engine, encoder, settings.keep_alive_ns)
+        return LoadedModel(stored, model, engine, cache, encoder, settings.keep_alive_ns)
 
     def _open_states(self) -> DiskTier | None:
         """The states on disk, of all models; None when they are to be kept in memory only."""

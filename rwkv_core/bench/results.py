@@ -34,8 +34,7 @@ class Loaded:
     """A model in memory.
 
     `decode_weight_bytes` are those that a decoded token reads: every weight but the embedding, of
-    which it takes one row. `ffn_value_bytes` of them are the FFN's value matrices, where a hidden
-    channel that is zero needs no column.
+    which it takes one row.
     """
 
     load_s: float
@@ -45,7 +44,6 @@ class Loaded:
     num_parameters: int
     file_bytes: int
     decode_weight_bytes: int
-    ffn_value_bytes: int
     num_threads: int
     isa: str
 
@@ -124,14 +122,8 @@ class SpeedResult:
         return self.batch.median / self.decode.median if self.batch else None
 
     @property
-    def decode_read_bytes(self) -> float:
-        """Of the weights, for one token: without the columns that zero channels do not need."""
-        zeros = self.finished.zero_channel_share or 0.0
-        return self.loaded.decode_weight_bytes - zeros * self.loaded.ffn_value_bytes
-
-    @property
     def decode_bytes_per_s(self) -> float:
-        return self.decode_read_bytes * self.decode.median
+        return self.loaded.decode_weight_bytes * self.decode.median
 
     @property
     def bandwidth_share(self) -> float | None:
@@ -164,7 +156,6 @@ class SpeedResult:
             "prefill_tokens_per_s": self.prefill.as_json(),
             "decode_tokens_per_s": self.decode.as_json(),
             "decode_token_s": [each.token_s for each in self.repetitions],
-            "decode_read_bytes": self.decode_read_bytes,
             "decode_bytes_per_s": self.decode_bytes_per_s,
             "decode_bandwidth_share": self.bandwidth_share,
         }

@@ -47,11 +47,6 @@ def decode_weight_bytes(model: Model, checkpoint: Checkpoint) -> int:
     return model.num_weight_bytes - _memory_bytes(model, checkpoint, "emb.weight")
 
 
-def ffn_value_bytes(model: Model, checkpoint: Checkpoint) -> int:
-    names = (f"blocks.{index}.ffn.value.weight" for index in range(model.config.n_layer))
-    return sum(_memory_bytes(model, checkpoint, name) for name in names)
-
-
 def _memory_bytes(model: Model, checkpoint: Checkpoint, name: str) -> int:
     """Memory that a matrix takes: as much as in the file in the kernels, but not in PyTorch."""
     info = checkpoint.tensors[name]

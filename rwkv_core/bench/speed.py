@@ -83,7 +83,6 @@ class SpeedTask:
                 num_parameters=model.num_parameters,
                 file_bytes=_file_bytes(checkpoint),
                 decode_weight_bytes=served.decode_weight_bytes(model, checkpoint),
-                ffn_value_bytes=served.ffn_value_bytes(model, checkpoint),
                 num_threads=served.num_threads(model),
                 isa=served.isa(model),
             )

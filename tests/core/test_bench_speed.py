@@ -60,7 +60,7 @@ def test_every_number_is_positive_and_consistent() -> None:
 
     assert loaded.type_name == "Q8_0"
     assert loaded.file_bytes == EMBEDDED.stat().st_size
-    assert 0 < loaded.ffn_value_bytes < loaded.decode_weight_bytes
+    assert 0 < loaded.decode_weight_bytes < loaded.file_bytes
     assert 0 < loaded.load_s < loaded.first_token_s
     assert loaded.num_threads >= 1
     for repetition in repetitions:

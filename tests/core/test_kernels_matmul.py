@@ -1,0 +1,135 @@
+"""Matrix products with packed weights against their decoded values, in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from rwkv_core import kernels
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
+from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
+from rwkv_core.kernels.interface import Native
+from tests.tools.native import require_kernels
+
+Bytes = npt.NDArray[np.uint8]
+
+# Rows that fill panels and that do not; by columns they come in groups of 64.
+ROWS = {False: (1, 15, 16, 17, 130), True: (64, 192)}
+LENGTHS = (1, 2, 9, 17, 70)
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512"])
+def native(request: pytest.FixtureRequest) -> Iterator[Native]:
+    """The kernels of one instruction set."""
+    found = require_kernels()
+    if request.param not in found.supported_isas():
+        pytest.skip("this processor has no " + request.param)
+    before = found.isa()
+    found.set_isa(request.param)
+    yield found
+    found.set_isa(before)
+
+
+def encoded(type_name: str, values: npt.NDArray[np.float32]) -> Bytes:
+    plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    if type_name in plain:
+        tensor = torch.from_numpy(values).to(plain[type_name]).contiguous()
+        return tensor.view(torch.uint8).numpy().reshape(-1)
+    return quantize_blocks(type_name, values).reshape(-1)
+
+
+def product(type_name: str, packed: Bytes, rows: int, x: Tensor, by_columns: bool) -> Tensor:
+    matrix = kernels.empty_matrix(type_name, rows, x.shape[1], by_columns=by_columns)
+    kernels.fill(matrix, type_name, 0, packed)
+    return kernels.matmul(matrix, x)
+
+
+def reference(type_name: str, packed: Bytes, rows: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The product of what the kernels see, and the sum of its terms' magnitudes: [T, rows] each."""
+    weights = torch.from_numpy(dequantize(type_name, packed)).double().view(rows, -1)
+    seen = as_quantized(x) if LAYOUTS[type_name].is_quantized else x.double()
+    return seen @ weights.t(), seen.abs() @ weights.abs().t()
+
+
+def as_quantized(x: Tensor) -> Tensor:
+    """Rows as blocks of 32 integers and a float32 scale hold them."""
+    blocks = x.view(x.shape[0], -1, 32)
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    inverse = torch.where(scale > 0, 127 / (blocks.abs().amax(-1, keepdim=True)), 0)
+    return ((blocks * inverse).round().double() * scale.double()).view(x.shape)
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+@pytest.mark.parametrize("type_name", LAYOUTS)
+def test_products_are_those_of_the_decoded_weights(
+    native: Native, type_name: str, by_columns: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    cols = 2 * max(32, LAYOUTS[type_name].values_per_block)
+    for rows in ROWS[by_columns]:
+        packed = encoded(type_name, rng.standard_normal((rows, cols), np.float32))
+        for length in LENGTHS:
+            x = torch.from_numpy(rng.standard_normal((length, cols), np.float32))
+            x[:, ::3] = 0  # what by columns is not read
+            expected, magnitude = reference(type_name, packed, rows, x)
+            got = product(type_name, packed, rows, x, by_columns)
+            assert ((got - expected).abs() <= 1e-6 * magnitude).all(), (rows, length)
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+@pytest.mark.parametrize("type_name", LAYOUTS)
+def test_company_changes_no_bit(native: Native, type_name: str, by_columns: bool) -> None:
+    rng = np.random.default_rng(4)
+    packed = encoded(type_name, rng.standard_normal((64, 512), np.float32))
+    x = torch.from_numpy(rng.standard_normal((70, 512), np.float32)).relu().square()
+    together = product(type_name, packed, 64, x, by_columns)
+    for row in (0, 33, 69):
+        assert torch.equal(
+            product(type_name, packed, 64, x[row : row + 1], by_columns)[0], together[row]
+        )
+
+
+@pytest.mark.parametrize("type_name", LAYOUTS)
+def test_zero_blocks_and_denormals(native: Native, type_name: str) -> None:
+    rng = np.random.default_rng(5)
+    cols = 2 * max(32, LAYOUTS[type_name].values_per_block)
+    weights = rng.standard_normal((16, cols), np.float32)
+    weights[:, : cols // 2] = 0
+    weights[8:] *= 1e-7  # scales below float16's normal numbers
+    packed = encoded(type_name, weights)
+    x = torch.from_numpy(rng.standard_normal((3, cols), np.float32))
+    x[1] = 0
+    x[2] *= 1e-38  # denormal activations count as zero where they are quantized
+    expected, magnitude = reference(type_name, packed, 16, x[:1])
+    got = product(type_name, packed, 16, x, False)
+    assert ((got[:1] - expected).abs() <= 1e-6 * magnitude).all()
+    assert got[1].eq(0).all()
+    assert got[2].abs().max() < 1e-35
+
+
+@pytest.mark.parametrize("type_name", LAYOUTS)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_not_hidden(native: Native, type_name: str, value: float) -> None:
+    cols = 2 * max(32, LAYOUTS[type_name].values_per_block)
+    packed = encoded(type_name, np.ones((16, cols), np.float32))
+    x = torch.ones(2, cols)
+    x[1, 5] = value
+    got = product(type_name, packed, 16, x, False)
+    assert got[0].isfinite().all()
+    assert not got[1].isfinite().any()
+
+
+@pytest.mark.parametrize("type_name", [name for name in LAYOUTS if LAYOUTS[name].is_quantized])
+def test_an_infinite_scale_is_not_hidden(native: Native, type_name: str) -> None:
+    cols = 2 * LAYOUTS[type_name].values_per_block
+    packed = encoded(type_name, np.ones((16, cols), np.float32)).copy()
+    place = 208 if type_name == "Q6_K" else 0  # of a block's d
+    packed[place : place + 2] = np.frombuffer(np.float16(np.inf).tobytes(), np.uint8)
+    got = product(type_name, packed, 16, torch.ones(1, cols), False)
+    assert not got[0, 0].isfinite()
+    assert got[0, 1:].isfinite().all()
