@@ -169,8 +169,8 @@ def _logits_rows(segments: Sequence[Segment], runs: Sequence[Run]) -> Int32s:
 
 def _matrix(checkpoint: StoredCheckpoint, name: str) -> NativeMatrix:
     info = checkpoint.tensors[name]
-    # By rows, ffn.value too: its layout by columns skips those of zero channels, but where half of them
-    # are, the short pieces that are left are read more slowly than the whole.
+    # By rows, ffn.value too: its layout by columns skips those of zero channels, but where half of
+    # them are, the short pieces that are left are read more slowly than the whole.
     matrix = kernels.empty_matrix(info.type_name, *output_major_shape(info))
     for first_row, packed in checkpoint.row_slices(name, kernels.ROW_MULTIPLE):
         kernels.fill(matrix, info.type_name, first_row, packed)
