@@ -17,6 +17,9 @@ static void mark_not_finite(const float* x, int64_t first, int64_t last, int64_t
     }
 }
 
+// Of a NaN, any code: what is computed with it is not kept.
+ANSER_INLINE I code_of(F x) { return round_to_int(max(min(x, splat(127.0f)), splat(-127.0f))); }
+
 static void quantize(const float* x, int64_t first, int64_t last, int64_t t, int64_t T,
                      int8_t* codes, float* scales, int32_t* sums, float* scaled_sums) {
     F zeros = zero();
@@ -29,8 +32,8 @@ static void quantize(const float* x, int64_t first, int64_t last, int64_t t, int
             scale = amax / 127.0f;
             inverse = 127.0f / amax;
         }
-        I low_codes = round_to_int(mul(low, splat(inverse)));
-        I high_codes = round_to_int(mul(high, splat(inverse)));
+        I low_codes = code_of(mul(low, splat(inverse)));
+        I high_codes = code_of(mul(high, splat(inverse)));
         int8_t* out = codes + (b * T + t) * 32;
         store_i8(out, low_codes);
         store_i8(out + 16, high_codes);
