@@ -36,6 +36,10 @@ struct Layout {
     constexpr bool is_quantized() const { return values > 1; }
 };
 
+// Blocks of a panel whose scale records lie side by side, so that the codes behind them begin a line
+// of the cache.
+constexpr int blocks_together(int scale_bytes) { return 16 * scale_bytes % 64 ? 2 : 1; }
+
 // Throws std::invalid_argument for a number that is none of `Type`.
 const Layout& layout_of(int type_id);
 inline const Layout& layout_of(Type type) { return layout_of(static_cast<int>(type)); }

@@ -1,5 +1,6 @@
 #include "matrix.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -158,7 +159,7 @@ void write_panel_codes(const Layout& layout, const uint8_t codes[16][32], uint8_
         for (int r = 0; r < 16; ++r)
             words[16 * g + r] =
                 (groups[r][g] & 0x0F0F0F0F) | (groups[r][g + 4] & 0x0F0F0F0F) << 4;
-    std::memcpy(out, words, 256);
+    std::memcpy(out + 64 * layout.high_bits, words, 256);
     const int bits = layout.high_bits, groups_per_word = bits ? 8 / bits : 8;
     const uint32_t mask = bits == 2 ? 0x03030303 : 0x01010101;
     for (int j = 0; j < bits; ++j) {
@@ -168,7 +169,7 @@ void write_panel_codes(const Layout& layout, const uint8_t codes[16][32], uint8_
                 word |= (groups[r][j * groups_per_word + i] >> 4 & mask) << bits * i;
             words[r] = word;
         }
-        std::memcpy(out + 256 + 64 * j, words, 64);
+        std::memcpy(out + 64 * j, words, 64);
     }
 }
 
@@ -199,18 +200,22 @@ void fill_panel(Type type, int64_t cols, const uint8_t* raw, int64_t row_bytes, 
     const Layout& layout = layout_of(type);
     const int64_t blocks = cols / layout.values;
     const int subs = layout.values / static_cast<int>(kSubBlock);
-    const int64_t record = 16 * layout.scale_bytes;
+    const int64_t record = 16 * layout.scale_bytes, together = blocks_together(layout.scale_bytes);
     const int64_t sub_bytes = 16 * kSubBlock * (layout.low_bits + layout.high_bits) / 8;
-    uint8_t* codes_out = panel + blocks * record;
     uint8_t codes[16][32] = {};
-    for (int64_t b = 0; b < blocks; ++b) {
-        for (int r = 0; r < num_rows; ++r)
-            write_scales(type, raw + r * row_bytes + b * layout.bytes, r, panel + b * record);
-        for (int s = 0; s < subs; ++s, codes_out += sub_bytes) {
+    for (int64_t first = 0; first < blocks; first += together) {
+        const int64_t count = std::min(together, blocks - first);
+        uint8_t* codes_out = panel + count * record;
+        for (int64_t b = first; b < first + count; ++b, panel += record) {
             for (int r = 0; r < num_rows; ++r)
-                read_codes(type, raw + r * row_bytes + b * layout.bytes, s, codes[r]);
-            write_panel_codes(layout, codes, codes_out);
+                write_scales(type, raw + r * row_bytes + b * layout.bytes, r, panel);
+            for (int s = 0; s < subs; ++s, codes_out += sub_bytes) {
+                for (int r = 0; r < num_rows; ++r)
+                    read_codes(type, raw + r * row_bytes + b * layout.bytes, s, codes[r]);
+                write_panel_codes(layout, codes, codes_out);
+            }
         }
+        panel = codes_out;
     }
 }
 

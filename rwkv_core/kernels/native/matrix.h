@@ -1,14 +1,17 @@
 // A weight matrix, packed for the kernels: the bits of the file in another order, of the same size.
 //
 // By rows ("panels"): 16 rows are interleaved, so that a vector register holds one column group of
-// 16 rows and every output has a lane of its own. A panel is
+// 16 rows and every output has a lane of its own. A panel is read from its first byte to its last, one
+// stream that the processor's prefetcher follows from panel to panel at the memory's full speed (with
+// all scales before all codes it was half of that). For every one or two blocks of columns, see
+// `blocks_together`, the panel has
 //
-//     scales of its blocks:  [blocks][scale_bytes * 16]      (see pack.cpp for the record)
-//     codes:                 [cols / 32] sub-blocks of 16 rows x 32 columns:
-//         low plane   8 bits: [8][16 rows][4 columns]; 4 bits: [4][16][4], the low half of a byte
-//                     belongs to group g, the high half to group g + 4 (a group is 4 columns)
-//         high plane  1 bit: [16][4], bit g of a byte belongs to group g;
+//     scales:  [blocks][scale_bytes * 16]      (see matrix.cpp for the record)
+//     codes:   [blocks][columns / 32] sub-blocks of 16 rows x 32 columns:
+//         high plane  1 bit: [16 rows][4 columns], bit g of a byte belongs to group g of 4 columns;
 //                     2 bits: [2][16][4], bits 2 (g % 4) of byte [g / 4] belong to group g
+//         low plane   8 bits: [8][16][4]; 4 bits: [4][16][4], the low half of a byte belongs to
+//                     group g, the high half to group g + 4
 //
 // and for float types [cols][16 rows] (BF16: [cols / 2][16 rows][2]).
 //

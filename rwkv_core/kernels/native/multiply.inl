@@ -19,6 +19,7 @@ struct Format;
         static constexpr int bytes = record_ + subs * sub_bytes / 16;                          \
         static constexpr bool has_minimum = has_minimum_, is_split = Type::type == Type::Q6_K; \
         static constexpr bool has_six_bits = has_minimum_ && block_ == 256;                   \
+        static constexpr int together = blocks_together(record_);                             \
     }
 ANSER_FORMAT(Q8_0, 8, 8, 0, 128, 32, 2, false);
 ANSER_FORMAT(Q4_0, 4, 4, 0, 8, 32, 2, false);
@@ -69,10 +70,6 @@ ANSER_INLINE SubScales scales_of(const uint8_t* record, const uint8_t* six_bits,
     }
     return s;
 }
-
-// Bytes that one token's walk through the weights is prefetched ahead: the hardware's own streams end at
-// every 4 KB, and codes of 4 to 6 bits take long enough to unpack that it falls behind.
-constexpr int kAhead = 4096;
 
 // ---- one sub-block, some tokens -----------------------------------------------------------------
 
@@ -160,9 +157,9 @@ ANSER_INLINE void panel_codes(const uint8_t* sub, B codes[8]) {
     } else {
         B high[2];
 #pragma GCC unroll 2
-        for (int j = 0; j < Fm::high_bits; ++j) high[j] = load_bytes(sub + 256 + 64 * j);
+        for (int j = 0; j < Fm::high_bits; ++j) high[j] = load_bytes(sub + 64 * j);
         auto both = [&]<int g>() ANSER_FORCED {
-            B packed = load_bytes(sub + 64 * g);
+            B packed = load_bytes(sub + 64 * (Fm::high_bits + g));
             codes[g] = low_nibbles(packed);
             codes[g + 4] = high_nibbles(packed);
             if constexpr (Fm::high_bits == 1) {
@@ -204,37 +201,72 @@ ANSER_INLINE void write_panel(const float* acc, int64_t T, int64_t num_rows, flo
     }
 }
 
+// Where a block of a panel with `blocks` of them has its record and its codes, see matrix.h.
+struct BlockPlace {
+    const uint8_t *record, *codes;
+};
+
+template <class Fm>
+ANSER_INLINE BlockPlace place_of(const uint8_t* panel, int64_t block, int64_t blocks) {
+    constexpr int64_t codes_bytes = Fm::subs * Fm::sub_bytes;
+    const int64_t in_group = block % Fm::together, first = block - in_group;
+    const uint8_t* group = panel + first * (Fm::record + codes_bytes);
+    const int64_t records = smaller(Fm::together, blocks - first);
+    return {group + in_group * Fm::record, group + records * Fm::record + in_group * codes_bytes};
+}
+
+// The panel's bytes are read in the order they lie in, once: then the processor foresees them.
+template <class Fm>
+ANSER_INLINE F multiply_panel_by_one(const uint8_t* panel, const Rows& rows, int64_t blocks) {
+    alignas(64) uint8_t six_bits[kSixBitBytes];
+    F lanes = zero();
+    for (int64_t block = 0; block < blocks; ++block) {
+        const BlockPlace place = place_of<Fm>(panel, block, blocks);
+        if (Fm::record > 64 && Fm::together > 1)  // a gap in the order that would end the stream
+            for (int i = 0; i < Fm::record; i += 64) prefetch(place.record + Fm::record + i);
+        if constexpr (Fm::has_six_bits) expand_six_bits(place.record, six_bits);
+        for (int s = 0; s < Fm::subs; ++s) {
+            const SubScales scales = scales_of<Fm>(place.record, six_bits, s);
+            B codes[8];
+            panel_codes<Fm>(place.codes + s * Fm::sub_bytes, codes);
+            lanes = add_to_one<Fm>(codes, scales, rows, block * Fm::subs + s, lanes);
+        }
+    }
+    return lanes;
+}
+
+template <class Fm>
+ANSER_INLINE void multiply_panel(const uint8_t* panel, const Rows& rows, int64_t blocks, float* acc) {
+    const int64_t T = rows.count;
+    const int quads[2] = {Fm::is_split ? 4 : 8, 4};
+    alignas(64) uint8_t scratch[512], six_bits[kSixBitBytes];
+    memset(acc, 0, sizeof(float) * 16 * (size_t)T);
+    for (int64_t block = 0; block < blocks; ++block) {
+        const BlockPlace place = place_of<Fm>(panel, block, blocks);
+        if constexpr (Fm::has_six_bits) expand_six_bits(place.record, six_bits);
+        for (int s = 0; s < Fm::subs; ++s) {
+            const int64_t b = block * Fm::subs + s;
+            const SubScales scales = scales_of<Fm>(place.record, six_bits, s);
+            const uint8_t* codes =
+                panel_codes_in_memory<Fm>(place.codes + s * Fm::sub_bytes, scratch);
+            const int8_t* activations = rows.codes + b * T * 32;
+            add_to_memory<Fm>(codes, activations, quads, scales, rows, b, 0, T, acc, 16);
+        }
+    }
+}
+
 template <class Fm>
 static void quantized_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
                              float* out, int64_t out_stride) {
-    const int64_t T = rows.count, blocks = matrix.cols() / Fm::block;
-    const int quads[2] = {Fm::is_split ? 4 : 8, 4};
+    const int64_t blocks = matrix.cols() / Fm::block;
     alignas(64) float acc[kMostRows * 16];
-    alignas(64) uint8_t scratch[512], six_bits[kSixBitBytes];
     for (int64_t p = first; p < last; ++p) {
-        const uint8_t* record = matrix.data() + p * matrix.panel_bytes();
-        const uint8_t* sub = record + blocks * Fm::record;
-        F lanes = zero();
-        if (T > 1) memset(acc, 0, sizeof(float) * 16 * (size_t)T);
-        for (int64_t block = 0; block < blocks; ++block, record += Fm::record) {
-            if constexpr (Fm::has_six_bits) expand_six_bits(record, six_bits);
-            for (int s = 0; s < Fm::subs; ++s, sub += Fm::sub_bytes) {
-                const int64_t b = block * Fm::subs + s;
-                const SubScales scales = scales_of<Fm>(record, six_bits, s);
-                if (T == 1) {
-                    for (int i = 0; i < Fm::sub_bytes; i += 64) prefetch(sub + kAhead + i);
-                    B codes[8];
-                    panel_codes<Fm>(sub, codes);
-                    lanes = add_to_one<Fm>(codes, scales, rows, b, lanes);
-                } else {
-                    const uint8_t* codes = panel_codes_in_memory<Fm>(sub, scratch);
-                    const int8_t* activations = rows.codes + b * T * 32;
-                    add_to_memory<Fm>(codes, activations, quads, scales, rows, b, 0, T, acc, 16);
-                }
-            }
-        }
-        if (T == 1) store(acc, lanes);
-        write_panel(acc, T, matrix.rows() - p * 16, out + p * 16, out_stride);
+        const uint8_t* panel = matrix.data() + p * matrix.panel_bytes();
+        if (rows.count == 1)
+            store(acc, multiply_panel_by_one<Fm>(panel, rows, blocks));
+        else
+            multiply_panel<Fm>(panel, rows, blocks, acc);
+        write_panel(acc, rows.count, matrix.rows() - p * 16, out + p * 16, out_stride);
     }
 }
 
