@@ -49,10 +49,13 @@ struct TeamState {
     int spins = 0;  // of who waits, before it yields
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<uint32_t> phase{0};  // how many barriers are behind the team
-    struct alignas(64) Counter {
-        std::atomic<int64_t> taken{0};
+    // How many parts of a thread's run were taken: in the lower half from its front, by itself, in the
+    // upper half from its end, by others. Attempts that came too late are counted with them.
+    struct alignas(64) Taken {
+        std::atomic<uint64_t> count{0};
     };
-    Counter counters[2];  // of the deal that runs, and of the one before it or after it
+    // Of the deal that runs, and of the one before it or after it; by rank.
+    Taken taken[2][kMostThreads];
 };
 
 int Team::size() const { return state_.size; }
@@ -74,16 +77,28 @@ void Team::barrier() {
     }
 }
 
-int64_t Team::take() {
-    std::atomic<int64_t>& taken = state_.counters[deal_ % 2].taken;
-    return state_.size + taken.fetch_add(1, std::memory_order_relaxed);
+int64_t Team::take(int64_t parts) {
+    constexpr uint64_t kFromFront = 1, kFromEnd = uint64_t{1} << 32;
+    const int64_t size = state_.size;
+    for (; num_empty_ < size; ++num_empty_) {
+        const int64_t owner = (rank_ + num_empty_) % size;
+        const int64_t begin = parts * owner / size, end = parts * (owner + 1) / size;
+        const bool is_own = num_empty_ == 0;
+        const uint64_t before = state_.taken[deal_ % 2][owner].count.fetch_add(
+            is_own ? kFromFront : kFromEnd, std::memory_order_relaxed);
+        const int64_t from_front = before & 0xFFFFFFFF, from_end = before >> 32;
+        if (from_front + from_end < end - begin)
+            return is_own ? begin + from_front : end - 1 - from_end;
+    }
+    return -1;
 }
 
 void Team::finish_deal() {
-    // The other counter is that of the deal before, which all have left, and of the one after, which
+    // The other counts are those of the deal before, which all have left, and of the one after, which
     // none enters before the barrier.
     ++deal_;
-    if (rank_ == 0) state_.counters[deal_ % 2].taken.store(0, std::memory_order_relaxed);
+    num_empty_ = 0;
+    state_.taken[deal_ % 2][rank_].count.store(0, std::memory_order_relaxed);
     barrier();
 }
 
@@ -95,8 +110,7 @@ class Pool {
         if (count != requested_) resize(count);
         job_ = job;
         argument_ = argument;
-        for (TeamState::Counter& counter : state_.counters)
-            counter.taken.store(0, std::memory_order_relaxed);
+        for (auto& each : state_.taken[0]) each.count.store(0, std::memory_order_relaxed);
         if (!workers_.empty()) start_workers();
         take_part(0);
     }

@@ -15,25 +15,30 @@ class Team {
     void barrier();
 
     // Calls body(first, last) for parts of [0, count) of at most `grain`, and waits until all are
-    // done (a barrier). The first part of a thread is the one of its rank, so that what it needs for
-    // it can be known before; all others are dealt out to whoever is free. All threads must call it,
-    // in the same order.
+    // done (a barrier). Every thread has a run of consecutive parts, which it does in their order, so
+    // that what it reads is one stream; who has finished takes parts from the ends of others' runs.
+    // All threads must call it, in the same order.
     template <class Body>
     void deal(int64_t count, int64_t grain, Body&& body) {
-        for (int64_t first = rank_ * grain; first < count; first = take() * grain)
+        const int64_t parts = (count + grain - 1) / grain;
+        for (int64_t part = take(parts); part >= 0; part = take(parts)) {
+            const int64_t first = part * grain;
             body(first, first + grain < count ? first + grain : count);
+        }
         finish_deal();
     }
 
   private:
     friend class Pool;
     Team(int rank, struct TeamState& state) : rank_(rank), state_(state) {}
-    int64_t take();  // the number of the next part of the current deal
+    // The number of a part of the current deal that nobody does yet; -1 if there is none left.
+    int64_t take(int64_t parts);
     void finish_deal();
 
     int rank_;
     struct TeamState& state_;
     uint32_t deal_ = 0;  // how many deals this thread has finished
+    int64_t num_empty_ = 0;  // of the runs of the current deal, from its own on, known to be taken
 };
 
 // Runs job(team) on all threads at once, the caller's among them, and returns when all are done.
