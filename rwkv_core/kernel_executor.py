@@ -6,6 +6,7 @@ output is the same sequence of operations whatever the number of rows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,15 +101,13 @@ class KernelExecutor:
         out = torch.empty(sum(segment.num_logits for segment in segments), self._vocab_size)
         num_logits = 0
         for runs in plan_passes(lengths, self._native.max_rows()):
-            tokens = torch.cat(
-                [segments[run.segment].token_ids[run.start : run.end] for run in runs]
-            )
-            starts = np.cumsum([0, *(run.end - run.start for run in runs)], dtype=np.int32)
+            tokens = [segments[run.segment].token_ids.numpy()[run.start : run.end] for run in runs]
+            starts = list(itertools.accumulate((len(each) for each in tokens), initial=0))
             rows = _logits_rows(segments, runs)
             kernels.forward(
                 self._model,
-                tokens.to(torch.int32).numpy(),
-                starts,
+                np.concatenate(tokens, dtype=np.int32, casting="same_kind"),
+                np.array(starts, np.int32),
                 [segments[run.segment].state for run in runs],
                 rows,
                 out[num_logits : num_logits + len(rows)],

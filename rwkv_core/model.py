@@ -105,23 +105,21 @@ class Model:
         return logits.view(*tokens.shape, -1) if all_logits else logits, state
 
     def _check(self, segments: Sequence[Segment]) -> None:
-        ids = [segment.token_ids for segment in segments]
-        if not ids or any(each.ndim != 1 or each.shape[0] == 0 for each in ids):
+        """Native code is given addresses: what is not of this model must not get there."""
+        if not segments:
             raise ValueError("a model reads at least one token at a time")
-        if any(not 0 <= each.num_logits <= each.token_ids.shape[0] for each in segments):
-            raise ValueError("a segment has logits of no more tokens than it reads")
-        low, high = (ids[0] if len(ids) == 1 else torch.cat(ids)).aminmax()
-        if not 0 <= int(low) <= int(high) < self.config.vocab_size:
-            raise ValueError(f"token ids must be between 0 and {self.config.vocab_size - 1}")
         config = self.config
-        heads = (config.n_head, config.head_size, config.head_size)
-        for state in (segment.state for segment in segments):
-            # Kernels are given addresses: what is no state of this model must not get there.
-            if (
-                state.wkv.shape != (config.n_layer, 1, *heads)
-                or state.time_shift.shape != (config.n_layer, 1, config.n_embd)
-                or state.channel_shift.shape != (config.n_layer, 1, config.n_embd)
-            ):
+        sizes = (config.n_layer, 1, config.n_embd, config.n_head, config.head_size)
+        for segment in segments:
+            ids = segment.token_ids
+            if ids.ndim != 1 or not ids.shape[0]:
+                raise ValueError("a model reads at least one token at a time")
+            if not 0 <= segment.num_logits <= ids.shape[0]:
+                raise ValueError("a segment has logits of no more tokens than it reads")
+            low, high = ids.aminmax() if ids.shape[0] > 1 else (ids, ids)
+            if not 0 <= int(low) <= int(high) < config.vocab_size:
+                raise ValueError(f"token ids must be between 0 and {config.vocab_size - 1}")
+            if segment.state.sizes != sizes:
                 raise ValueError("a state is one sequence of this model")
         if len({segment.state.wkv.data_ptr() for segment in segments}) != len(segments):
             raise ValueError("a state cannot read two texts at once")

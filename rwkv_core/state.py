@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,6 +50,33 @@ class State:
     @property
     def batch_size(self) -> int:
         return self.wkv.shape[1]
+
+    @cached_property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """L, B, D, H and N. Raises ValueError for parts that do not belong together."""
+        layers, batch, width = self.time_shift.shape
+        _, _, heads, size, _ = self.wkv.shape
+        if (
+            self.channel_shift.shape != self.time_shift.shape
+            or self.wkv.shape != (layers, batch, heads, size, size)
+            or heads * size != width
+        ):
+            raise ValueError("a state has [L, B, D], [L, B, D] and [L, B, H, N, N] values")
+        return layers, batch, width, heads, size
+
+    @cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """For native code: address and floats from layer to layer of each part of one sequence.
+
+        Raises ValueError for what is no contiguous float32 on the CPU.
+        """
+        found: list[int] = []
+        for part in (self.time_shift, self.channel_shift, self.wkv):
+            is_float32 = part.dtype == torch.float32 and part.device.type == "cpu"
+            if not is_float32 or not part[0].is_contiguous():
+                raise ValueError("a state for the kernels is contiguous float32 on the CPU")
+            found += (part.data_ptr(), part.stride(0))
+        return tuple(found)
 
     @property
     def nbytes(self) -> int:

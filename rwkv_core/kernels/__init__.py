@@ -123,21 +123,11 @@ def forward(
 
     `states` are of batch size 1 and of the model's sizes, which `Model` has checked.
     """
-    addresses: Int64s = np.array([_addresses(state) for state in states], np.int64)
+    addresses: Int64s = np.array([state.addresses for state in states], np.int64)
     logits: Floats = out.numpy()
     if out.dtype != torch.float32 or not out.is_contiguous() or len(logits_rows) != len(out):
         raise ValueError("logits go into contiguous rows of float32")
     model.forward(tokens, starts, addresses, logits_rows, logits)
-
-
-def _addresses(state: State) -> list[int]:
-    """Address and floats from layer to layer of each part of the state of one sequence."""
-    found: list[int] = []
-    for part in (state.time_shift, state.channel_shift, state.wkv):
-        if part.dtype != torch.float32 or part.device.type != "cpu" or not part[0].is_contiguous():
-            raise ValueError("a state for the kernels is contiguous float32 on the CPU")
-        found += (part.data_ptr(), part.stride(0))
-    return found
 
 
 def _needed() -> Native:

@@ -509,7 +509,7 @@ def test_zero_channels_are_counted(native: Operations) -> None:
 def test_passes_that_cannot_be_are_refused(native: Operations) -> None:
     model = Pair(native, TINY, {}).model
     address = State.zeros(TINY)
-    good_states = np.array([kernels._addresses(address)], np.int64)
+    good_states = np.array([address.addresses], np.int64)
 
     def run(
         tokens: Sequence[int] = (1, 2),

@@ -143,9 +143,9 @@ def test_states_that_do_not_fit_are_refused() -> None:
         State(good.time_shift, good.channel_shift, good.wkv.transpose(-1, -2)),
     ):
         with pytest.raises(ValueError, match="contiguous float32 on the CPU"):
-            kernels._addresses(state)
+            _ = state.addresses
     wide = State.zeros(TINY, 3)
     second = wide.split()[1]
-    address, step, *_ = kernels._addresses(second)
+    address, step, *_ = second.addresses
     assert address == wide.time_shift.data_ptr() + 4 * TINY.n_embd
     assert step == 3 * TINY.n_embd
