@@ -1,5 +1,7 @@
 """A snapshot as a safetensors file: its tokens, logits and state, each value to the bit.
 
+A file may also hold a note: bytes that mean something to whoever wrote it.
+
 The metadata names the model, and holds a checksum of everything else: of the data, and of the
 header without the checksum as JSON with sorted keys and no blanks.
 https://huggingface.co/docs/safetensors
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
+from itertools import starmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,16 +32,25 @@ from rwkv_core.state import State
 
 _FORMAT = "anser-state"
 
-# In the order in which their data follow one another; tokens first, so that they can be read alone.
+# In the order in which their data follow one another; tokens first and the note last, so that they
+# can be read alone.
 _DTYPES = {
     "tokens": torch.int32,
     "logits": torch.float32,
     "time_shift": torch.float32,
     "channel_shift": torch.float32,
     "wkv": torch.float32,
+    "note": torch.uint8,  # absent where there is none
 }
-_NUM_DIMENSIONS = {"tokens": 1, "logits": 1, "time_shift": 3, "channel_shift": 3, "wkv": 5}
-_TYPE_NAMES = {torch.int32: "I32", torch.float32: "F32"}
+_NUM_DIMENSIONS = {
+    "tokens": 1,
+    "logits": 1,
+    "time_shift": 3,
+    "channel_shift": 3,
+    "wkv": 5,
+    "note": 1,
+}
+_TYPE_NAMES = {torch.int32: "I32", torch.float32: "F32", torch.uint8: "U8"}
 
 # Ours have less than one kilobyte. The limit bounds what parsing hostile JSON can cost.
 _MAX_HEADER_BYTES = 16 << 10
@@ -78,6 +90,10 @@ class Head:
     def num_tokens(self) -> int:
         return self.shapes["tokens"][0]
 
+    @property
+    def num_note_bytes(self) -> int:
+        return self.shapes["note"][0] if "note" in self.shapes else 0
+
 
 @dataclass(frozen=True)
 class DecodedState:
@@ -86,17 +102,25 @@ class DecodedState:
     head: Head
     tokens: TokenArray
     snapshot: Snapshot
+    note: bytes
 
 
 def encode_state(
-    key: ModelKey, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind
+    key: ModelKey,
+    tokens: TokenArray,
+    snapshot: Snapshot,
+    kind: SnapshotKind,
+    note: bytes = b"",
 ) -> EncodedState:
     """A file of a snapshot. Copies no tensor."""
     state = snapshot.state
     floats = (snapshot.logits, state.time_shift, state.channel_shift, state.wkv)
     data = [tokens.data.cast("B"), *map(_bytes_of, floats)]
-    all_shapes = (tokens.shape, *(tuple(part.shape) for part in floats))
-    shapes = dict(zip(_DTYPES, all_shapes, strict=True))
+    all_shapes = [tokens.shape, *(tuple(part.shape) for part in floats)]
+    if note:
+        data.append(memoryview(note))
+        all_shapes.append((len(note),))
+    shapes = dict(zip(_DTYPES, all_shapes, strict=False))  # the last one may have none
     metadata = {
         "format": _FORMAT,
         "version": str(FORMAT_VERSION),
@@ -129,7 +153,8 @@ def read_head(source: Source, num_bytes: int) -> Head:
         raise StateFileError("is no saved state of Anser")
     if metadata.get("version") != str(FORMAT_VERSION):
         raise StateFileError(f"is of another version than {FORMAT_VERSION}")
-    shapes = {name: _shape(name, header.get(name)) for name in _DTYPES}
+    names = [name for name in _DTYPES if name in header or name != "note"]
+    shapes = {name: _shape(name, header.get(name)) for name in names}
     if not _are_of_one_state(shapes):
         raise StateFileError("is damaged: the sizes of its tensors do not fit one another")
     checksum = metadata.pop("checksum", None)
@@ -142,7 +167,7 @@ def read_head(source: Source, num_bytes: int) -> Head:
         or metadata.get("kind") not in kinds
     ):
         raise StateFileError("is damaged: its header is not as Anser writes it")
-    if 8 + header_bytes + sum(map(_num_bytes, shapes.values())) != num_bytes:
+    if 8 + header_bytes + sum(starmap(_num_bytes, shapes.items())) != num_bytes:
         raise StateFileError("is truncated or damaged: it is not as long as its tensors")
     return Head(key, kinds[metadata["kind"]], checksum, shapes, _json(header))
 
@@ -171,7 +196,8 @@ def decode_state(source: Source, num_bytes: int) -> DecodedState:
         raise StateFileError("is damaged: its checksum is another")
     tokens: TokenArray = tensors.pop("tokens").numpy()
     logits = tensors.pop("logits")
-    return DecodedState(head, tokens, Snapshot(State(**tensors), logits))
+    note = tensors.pop("note").numpy().tobytes() if "note" in tensors else b""
+    return DecodedState(head, tokens, Snapshot(State(**tensors), logits), note)
 
 
 def save_state(key: ModelKey, tokens: TokenIds, snapshot: Snapshot) -> bytes:
@@ -189,12 +215,20 @@ def load_state(
     says the same, but not to the bit, and must not go into the cache. Raises StateFileError for
     any other.
     """
+    decoded = load_state_file(BytesIO(data), len(data), key, config, exact=exact)
+    return decoded.tokens, decoded.snapshot
+
+
+def load_state_file(
+    source: Source, num_bytes: int, key: ModelKey, config: ModelConfig, *, exact: bool = True
+) -> DecodedState:
+    """`load_state` from a file that has `num_bytes`, with its note. Raises OSError, too."""
     try:
-        decoded = decode_state(BytesIO(data), len(data))
+        decoded = decode_state(source, num_bytes)
         _require_model(decoded, key, config, exact)
     except StateFileError as error:
         raise StateFileError(f"the saved state {error}") from None
-    return decoded.tokens, decoded.snapshot
+    return decoded
 
 
 def _require_model(decoded: DecodedState, key: ModelKey, config: ModelConfig, exact: bool) -> None:
@@ -223,7 +257,7 @@ def _entries(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     entries = {}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + _num_bytes(shape)
+        start, end = end, end + _num_bytes(name, shape)
         entries[name] = {
             "dtype": _TYPE_NAMES[_DTYPES[name]],
             "shape": list(shape),
@@ -254,8 +288,8 @@ def _are_of_one_state(shapes: dict[str, tuple[int, ...]]) -> bool:
     )
 
 
-def _num_bytes(shape: tuple[int, ...]) -> int:
-    return 4 * math.prod(shape)  # both types have four bytes
+def _num_bytes(name: str, shape: tuple[int, ...]) -> int:
+    return _DTYPES[name].itemsize * math.prod(shape)
 
 
 def _json(value: object) -> bytes:
