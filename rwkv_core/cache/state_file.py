@@ -1,6 +1,6 @@
 """A snapshot as a safetensors file: its tokens, logits and state, each value to the bit.
 
-A file may also hold a note: bytes that mean something to whoever wrote it.
+A file may end with a note: bytes that mean something to whoever wrote it.
 
 The metadata names the model, and holds a checksum of everything else: of the data, and of the
 header without the checksum as JSON with sorted keys and no blanks.
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
-from itertools import starmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,25 +31,24 @@ from rwkv_core.state import State
 
 _FORMAT = "anser-state"
 
-# In the order in which their data follow one another; tokens first and the note last, so that they
-# can be read alone.
+# In the order in which their data follow one another; tokens first, so that they can be read alone.
 _DTYPES = {
     "tokens": torch.int32,
     "logits": torch.float32,
     "time_shift": torch.float32,
     "channel_shift": torch.float32,
     "wkv": torch.float32,
-    "note": torch.uint8,  # absent where there is none
 }
+_NOTE = "note"  # behind them, where there is one
 _NUM_DIMENSIONS = {
     "tokens": 1,
     "logits": 1,
     "time_shift": 3,
     "channel_shift": 3,
     "wkv": 5,
-    "note": 1,
+    _NOTE: 1,
 }
-_TYPE_NAMES = {torch.int32: "I32", torch.float32: "F32", torch.uint8: "U8"}
+_TYPE_NAMES = {torch.int32: "I32", torch.float32: "F32"}
 
 # Ours have less than one kilobyte. The limit bounds what parsing hostile JSON can cost.
 _MAX_HEADER_BYTES = 16 << 10
@@ -83,16 +81,13 @@ class Head:
     key: ModelKey
     kind: SnapshotKind
     checksum: str
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]]  # without the note
+    num_note_bytes: int
     checked: bytes  # of the header, for the checksum
 
     @property
     def num_tokens(self) -> int:
         return self.shapes["tokens"][0]
-
-    @property
-    def num_note_bytes(self) -> int:
-        return self.shapes["note"][0] if "note" in self.shapes else 0
 
 
 @dataclass(frozen=True)
@@ -116,11 +111,8 @@ def encode_state(
     state = snapshot.state
     floats = (snapshot.logits, state.time_shift, state.channel_shift, state.wkv)
     data = [tokens.data.cast("B"), *map(_bytes_of, floats)]
-    all_shapes = [tokens.shape, *(tuple(part.shape) for part in floats)]
-    if note:
-        data.append(memoryview(note))
-        all_shapes.append((len(note),))
-    shapes = dict(zip(_DTYPES, all_shapes, strict=False))  # the last one may have none
+    all_shapes = (tokens.shape, *(tuple(part.shape) for part in floats))
+    shapes = dict(zip(_DTYPES, all_shapes, strict=True))
     metadata = {
         "format": _FORMAT,
         "version": str(FORMAT_VERSION),
@@ -128,7 +120,9 @@ def encode_state(
         "numerics": key.numerics,
         "kind": kind.name,
     }
-    header = {"__metadata__": metadata, **_entries(shapes)}
+    header = {"__metadata__": metadata, **_entries(shapes, len(note))}
+    if note:
+        data.append(memoryview(note))
     hasher = blake2b(_json(header), digest_size=32)
     for part in data:
         hasher.update(part)
@@ -153,23 +147,25 @@ def read_head(source: Source, num_bytes: int) -> Head:
         raise StateFileError("is no saved state of Anser")
     if metadata.get("version") != str(FORMAT_VERSION):
         raise StateFileError(f"is of another version than {FORMAT_VERSION}")
-    names = [name for name in _DTYPES if name in header or name != "note"]
-    shapes = {name: _shape(name, header.get(name)) for name in names}
+    shapes = {name: _shape(name, header.get(name)) for name in _DTYPES}
     if not _are_of_one_state(shapes):
         raise StateFileError("is damaged: the sizes of its tensors do not fit one another")
+    num_note_bytes = _shape(_NOTE, header[_NOTE])[0] if _NOTE in header else 0
     checksum = metadata.pop("checksum", None)
     key = ModelKey(str(metadata.get("model")), str(metadata.get("numerics")))
     kinds = SnapshotKind.__members__
     if (
-        header != {"__metadata__": metadata, **_entries(shapes)}
+        header != {"__metadata__": metadata, **_entries(shapes, num_note_bytes)}
         or not all(isinstance(value, str) for value in (checksum, *metadata.values()))
         or not all(_HASH.fullmatch(value) for value in (checksum, key.model, key.numerics))
         or metadata.get("kind") not in kinds
     ):
         raise StateFileError("is damaged: its header is not as Anser writes it")
-    if 8 + header_bytes + sum(starmap(_num_bytes, shapes.items())) != num_bytes:
+    data_bytes = sum(map(_num_bytes, shapes.values())) + num_note_bytes
+    if 8 + header_bytes + data_bytes != num_bytes:
         raise StateFileError("is truncated or damaged: it is not as long as its tensors")
-    return Head(key, kinds[metadata["kind"]], checksum, shapes, _json(header))
+    kind = kinds[metadata["kind"]]
+    return Head(key, kind, checksum, shapes, num_note_bytes, _json(header))
 
 
 def read_tokens(source: Source, head: Head) -> TokenArray:
@@ -192,11 +188,12 @@ def decode_state(source: Source, num_bytes: int) -> DecodedState:
         tensors[name] = torch.empty(shape, dtype=_DTYPES[name])
         _fill(source, _bytes_of(tensors[name]))
         hasher.update(_bytes_of(tensors[name]))
+    note = _read(source, head.num_note_bytes)
+    hasher.update(note)
     if hasher.hexdigest() != head.checksum:
         raise StateFileError("is damaged: its checksum is another")
     tokens: TokenArray = tensors.pop("tokens").numpy()
     logits = tensors.pop("logits")
-    note = tensors.pop("note").numpy().tobytes() if "note" in tensors else b""
     return DecodedState(head, tokens, Snapshot(State(**tensors), logits), note)
 
 
@@ -253,16 +250,19 @@ def _require_model(decoded: DecodedState, key: ModelKey, config: ModelConfig, ex
             raise StateFileError("has values that are not finite")
 
 
-def _entries(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    entries = {}
+def _entries(shapes: dict[str, tuple[int, ...]], num_note_bytes: int) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + _num_bytes(name, shape)
+        start, end = end, end + _num_bytes(shape)
         entries[name] = {
             "dtype": _TYPE_NAMES[_DTYPES[name]],
             "shape": list(shape),
             "data_offsets": [start, end],
         }
+    if num_note_bytes:
+        offsets = [end, end + num_note_bytes]
+        entries[_NOTE] = {"dtype": "U8", "shape": [num_note_bytes], "data_offsets": offsets}
     return entries
 
 
@@ -270,7 +270,7 @@ def _shape(name: str, entry: Any) -> tuple[int, ...]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     if (
         not isinstance(shape, list)
-        or len(shape) != _NUM_DIMENSIONS[name]
+        or len(shape) != _NUM_DIMENSIONS.get(name, 1)
         or not all(type(size) is int and size > 0 for size in shape)
     ):
         raise StateFileError(f"is damaged: its entry for {name} is malformed")
@@ -288,8 +288,8 @@ def _are_of_one_state(shapes: dict[str, tuple[int, ...]]) -> bool:
     )
 
 
-def _num_bytes(name: str, shape: tuple[int, ...]) -> int:
-    return _DTYPES[name].itemsize * math.prod(shape)
+def _num_bytes(shape: tuple[int, ...]) -> int:
+    return 4 * math.prod(shape)  # both types have four bytes
 
 
 def _json(value: object) -> bytes:

@@ -318,7 +318,11 @@ def _connect(path: str) -> sqlite3.Connection:
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
-            connection.execute(f"{_SELECT} LIMIT 1").fetchall()
+            ((count,),) = connection.execute(
+                "SELECT count(*) FROM sqlite_master WHERE name IN ('messages', 'sessions')"
+            )
+            if count != len(_TABLES):
+                raise sqlite3.DatabaseError("it has other tables")
     except BaseException:
         connection.close()
         raise

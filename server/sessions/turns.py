@@ -18,7 +18,7 @@ from rwkv_core.errors import EngineBusyError
 from server.errors import ApiError
 from server.generation import Piece, join
 from server.go_decode import decode
-from server.manifests import MODEL_TYPE
+from server.manifests import ADAPTER_TYPE, MODEL_TYPE
 from server.schemas import ChatRequest, Message, Tool, ToolCall, ToolCallFunction
 from server.sessions.history import continued, message_text
 from server.sessions.store import (
@@ -44,9 +44,8 @@ def session_not_found(session_id: str) -> ApiError:
 
 def weights_of(model: StoredModel) -> str:
     """What the states of a model depend on, of what the store has of it."""
-    layer = model.manifest.layer(MODEL_TYPE)
-    assert layer is not None  # it is a model
-    return layer.digest
+    layers = [*model.manifest.all(MODEL_TYPE), *model.manifest.all(ADAPTER_TYPE)]
+    return " ".join(layer.digest for layer in layers)
 
 
 def check_model(session: Session, model: StoredModel) -> None:

@@ -163,8 +163,8 @@ def test_a_session_belongs_to_its_model(server: RunningServer) -> None:
     chat(server, [user("My secret is 42.")], "mine")
     before = stored(server, "mine")
     for other in (ENDLESS, ALIAS):  # another file, and the same one under another name
-        for body in ({"messages": [user("What is my secret?")]}, {"messages": []}):
-            error = refusal(server, 409, model=other, session="mine", **body)
+        for messages in ([user("What is my secret?")], list[Message]()):
+            error = refusal(server, 409, model=other, session="mine", messages=messages)
             assert error == "session 'mine' belongs to model 'rwkv7-demo:latest'"
     assert stored(server, "mine") == before
     assert chat(server, [user("Hello!")], "mine", model="RWKV7-Demo:latest")["session"] == "mine"
