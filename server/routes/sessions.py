@@ -102,7 +102,7 @@ async def put_state(request: Request, session_id: str) -> Response:
 
 
 def _list(store: SessionStore, model_key: object) -> Response:
-    found = store.list()
+    found = store.all()
     if model_key is not None:
         found = [each for each in found if ModelName.parse(each.model).key == model_key]
     return json_response({"sessions": [listed_session(each) for each in found]})

@@ -152,7 +152,7 @@ class SessionStore:
             )
             return session, [StoredMessage(*row) for row in rows]
 
-    def list(self) -> list[Session]:
+    def all(self) -> list[Session]:
         """The one that was changed last first."""
         with self._using() as connection:
             rows = connection.execute(f"{_SELECT} ORDER BY s.updated_ns DESC, s.id").fetchall()

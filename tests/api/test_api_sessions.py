@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -396,7 +394,7 @@ def test_a_turn_whose_client_leaves_is_not_kept(server: RunningServer, stream: b
 def test_a_session_that_is_deleted_in_its_turn_stays_deleted(server: RunningServer) -> None:
     chat(server, [user("first")], "doomed", model=ENDLESS, options={"num_predict": 3})
     body = {"model": ENDLESS, "messages": [user("x")], "session": "doomed"}
-    options = {"num_predict": 2000}
+    options = {"num_predict": 500}
     with server.http.stream("POST", "/api/chat", json={**body, "options": options}) as response:
         lines = response.iter_lines()
         next(lines)
@@ -408,7 +406,6 @@ def test_a_session_that_is_deleted_in_its_turn_stays_deleted(server: RunningServ
 
 def test_a_failed_write_is_said(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     chat(server, [user("Hello!")], "full")
-    monkeypatch.setattr("server.sessions.store._MAX_MEMORY_BYTES", 0)
     store = server.context.sessions._store
     assert store is not None
     monkeypatch.setattr(store, "_max_bytes", 0)
@@ -432,91 +429,3 @@ def test_a_history_has_an_end(server: RunningServer, monkeypatch: pytest.MonkeyP
     large = user("x" * (4 << 20))
     assert "4 MB" in refusal(server, 400, messages=[large], session="long")
     assert len(stored(server, "long")) == 4
-
-
-class Model:
-    """What the sessions should hold, and clients that send whole histories to find out."""
-
-    def __init__(self, server: RunningServer, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.histories: dict[str, list[Message]] = {}
-        self._server = server
-        self._prefix = f"random-{seed}-"
-        self._num_made = 0
-
-    def new_name(self) -> str:
-        self._num_made += 1
-        return f"{self._prefix}{self._num_made}"
-
-    def any(self) -> str:
-        return self.rng.choice([*self.histories])
-
-    def chat(self, session: str, history: list[Message], sent: list[Message]) -> None:
-        """`history` is what the session is to hold before the reply."""
-        options = {"seed": self.rng.randrange(5), "num_predict": 30}
-        expected = chat(self._server, history, options=options)
-        answer = chat(self._server, sent, session, options=options)
-        assert answer["message"] == expected["message"]
-        assert answer["prompt_eval_count"] == expected["prompt_eval_count"]
-        self.histories[session] = [*history, expected["message"]]
-
-    def step(self) -> None:
-        said = user(self.rng.choice(SAID))
-        kind = self.rng.choice(["new", "say", "say", "say", "edit", "fork", "fork at", "delete"])
-        if kind == "new" or not self.histories:
-            new = [SYSTEM, said] if self.rng.random() < 0.5 else [said]
-            self.chat(self.new_name(), new, new)
-            return
-        session = self.any()
-        history = self.histories[session]
-        replies = [i for i, each in enumerate(history) if each["role"] == "assistant"]
-        if kind == "say" or (kind == "edit" and not replies):
-            self.chat(session, [*history, said], [said])
-        elif kind == "edit":
-            edited = [*history[: self.rng.choice(replies) + 1], said]
-            self.chat(session, edited, edited)
-        elif kind == "delete":
-            del self.histories[session]
-            assert self._server.http.delete(f"/api/sessions/{session}").status_code == 200
-        else:
-            at = self.rng.randrange(1, len(history) + 1) if kind == "fork at" else len(history)
-            name = self.new_name()
-            body = {"session": name} | ({"at": at} if kind == "fork at" else {})
-            assert self._server.post(f"/api/sessions/{session}/fork", **body).status_code == 200
-            self.histories[name] = history[:at]
-
-    def check(self) -> None:
-        listed = self._server.http.get("/api/sessions").json()["sessions"]
-        ours = {each["session"] for each in listed if each["session"].startswith(self._prefix)}
-        assert ours == {*self.histories}
-        for session, history in self.histories.items():
-            assert stored(self._server, session) == history
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_random_histories(server: RunningServer, seed: int) -> None:
-    model = Model(server, seed)
-    for _ in range(25):
-        model.step()
-    model.check()
-
-
-def test_random_histories_at_once(server: RunningServer) -> None:
-    models = [Model(server, seed) for seed in range(10, 13)]
-    failures: list[BaseException] = []
-
-    def play(model: Model) -> None:
-        try:
-            for _ in range(10):
-                model.step()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=play, args=(model,)) for model in models]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    for model in models:
-        model.check()

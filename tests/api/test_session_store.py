@@ -130,7 +130,7 @@ def test_forks_share_their_messages(store: SessionStore) -> None:
     for at in (-1, 2):
         with pytest.raises(SessionRangeError, match="0 to 1"):
             store.fork("d", "e", at)
-    assert session.id not in [each.id for each in store.list()]
+    assert session.id not in [each.id for each in store.all()]
 
 
 def test_what_is_changed_is_first_in_the_list(store: SessionStore) -> None:
@@ -139,8 +139,8 @@ def test_what_is_changed_is_first_in_the_list(store: SessionStore) -> None:
     session = store.get("a")
     assert session is not None
     store.save(session, ["2"], replacing=session)
-    assert [each.id for each in store.list()] == ["a", "c", "b"]
-    assert store.list()[0] == store.get("a")
+    assert [each.id for each in store.all()] == ["a", "c", "b"]
+    assert store.all()[0] == store.get("a")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -173,7 +173,7 @@ def test_random_changes(store: SessionStore, seed: int) -> None:
         else:
             store.delete(name)
             del expected[name]
-    assert {each.id: bodies(store, each.id) for each in store.list()} == expected
+    assert {each.id: bodies(store, each.id) for each in store.all()} == expected
     for name in expected:
         store.delete(name)
     assert num_stored(store) == 0
@@ -303,6 +303,6 @@ def test_what_was_written_survives_a_kill(tmp_path: Path) -> None:
                 assert bodies(store, f"f{number}") == [f"{number} 1"]
     assert len(written) >= 8
     with closing(SessionStore(tmp_path)) as store:
-        for session in store.list():
+        for session in store.all():
             store.delete(session.id)
         assert num_stored(store) == 0
