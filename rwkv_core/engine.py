@@ -146,7 +146,7 @@ class Engine:
             self._changed.notify()
         return generation
 
-    def read_ahead(self, token_ids: TokenIds) -> None:
+    def read_ahead(self, token_ids: TokenIds, cache_scope: str = "") -> None:
         """Has a text read when nothing else is to do, for prompts that will begin with it.
 
         Any request interrupts it. No effect without a cache, or when the engine is not healthy.
@@ -154,7 +154,7 @@ class Engine:
         tokens = as_tokens(token_ids)
         with self._changed:
             if self._ahead is not None and len(tokens) and self.is_healthy:
-                self._ahead.add(tokens)
+                self._ahead.add(tokens, cache_scope)
                 self._changed.notify()
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ class Engine:
         """A sequence has got its slot."""
         try:
             if self._ahead is not None:
-                self._ahead.give_way(sequence.reading.tokens)
+                self._ahead.give_way(sequence.reading.tokens, sequence.cache_scope)
             sequence.take_slot()
         except Exception as error:
             self._fail(sequence, error)
@@ -234,9 +234,9 @@ class Engine:
 
     def _start(self, sequence: Sequence) -> None:
         """Gives a sequence the state behind as much of its text as there is one for, or will be."""
-        tokens = sequence.reading.tokens
+        tokens, scope = sequence.reading.tokens, sequence.cache_scope
         try:
-            hit = self._cache.lookup(tokens) if self._cache is not None else None
+            hit = self._cache.lookup(tokens, scope) if self._cache is not None else None
             num_cached = hit.num_tokens if hit else 0
             leader, num_shared = self._leader_of(sequence, tokens)
             if leader is not None and num_shared >= num_cached + _MIN_SHARED_TOKENS:
@@ -255,6 +255,8 @@ class Engine:
         for other in self._scheduler.running:
             if other is sequence:
                 break
+            if other.cache_scope != sequence.cache_scope:
+                continue
             num_common = _num_common(tokens, other.reading.tokens)
             if not other.is_writing and num_common > max(num_shared, other.reading.num_read):
                 best, num_shared = other, num_common
@@ -311,7 +313,8 @@ class Engine:
         assert sequence.reading.state is not None
         snapshot = Snapshot.of(sequence.reading.state, logits)
         if self._cache is not None:
-            self._cache.put(sequence.reading.tokens[:num_tokens], snapshot, kind)
+            tokens = sequence.reading.tokens[:num_tokens]
+            self._cache.put(tokens, snapshot, kind, sequence.cache_scope)
         for each in followers:
             self._resume(each, snapshot, num_tokens)
 
@@ -331,9 +334,10 @@ class Engine:
         try:
             end = sequence.end_of_reply()
             if end is not None:
-                self._cache.put(end.tokens, end.snapshot, SnapshotKind.REPLY_END)
+                scope = sequence.cache_scope
+                self._cache.put(end.tokens, end.snapshot, SnapshotKind.REPLY_END, scope)
                 if len(end.all_tokens) > len(end.tokens):
-                    self.read_ahead(end.all_tokens)
+                    self.read_ahead(end.all_tokens, scope)
         except Exception:  # the reply is out: this only makes the next one dearer
             log.exception("the state at the end of a reply could not be kept")
 

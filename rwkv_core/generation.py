@@ -28,7 +28,8 @@ class GenerationRequest:
     """What to generate after a prompt; without a limit when `max_new_tokens` is None.
 
     `snapshot_at` names the places in the prompt from which other prompts may go on, in any order.
-    They change what later requests cost, never a text.
+    They change what later requests cost, never a text. States are shared within `cache_scope` only,
+    which is "" for all that were computed here.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -36,6 +37,7 @@ class GenerationRequest:
     max_new_tokens: int | None
     stops: tuple[str, ...]
     snapshot_at: tuple[CutPoint, ...] = ()
+    cache_scope: str = ""
 
 
 class FinishReason(Enum):

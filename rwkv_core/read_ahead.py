@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,12 @@ from rwkv_core.reading import Reading, checkpoints
 _MAX_WAITING = 64
 
 
+@dataclass(frozen=True, eq=False)
+class _Text:
+    tokens: TokenArray
+    cache_scope: str
+
+
 class ReadAhead:
     """Brings states behind texts into the cache, a piece at a time.
 
@@ -27,8 +33,9 @@ class ReadAhead:
         self.num_done = 0  # texts whose state is in the cache, whoever put it there
         self._model = model
         self._cache = cache
-        self._waiting: deque[TokenArray] = deque(maxlen=_MAX_WAITING)
+        self._waiting: deque[_Text] = deque(maxlen=_MAX_WAITING)
         self._reading: Reading | None = None
+        self._cache_scope = ""  # of what is being read
         self._logits: Tensor | None = None  # [V] of its last token, if it has read one
 
     @property
@@ -36,8 +43,8 @@ class ReadAhead:
         """Texts that are not read to their end."""
         return len(self._waiting) + (self._reading is not None)
 
-    def add(self, tokens: TokenArray) -> None:
-        self._waiting.append(tokens)
+    def add(self, tokens: TokenArray, cache_scope: str = "") -> None:
+        self._waiting.append(_Text(tokens, cache_scope))
 
     def clear(self) -> None:
         self._waiting.clear()
@@ -61,7 +68,7 @@ class ReadAhead:
             self.num_done += 1
         return num_tokens
 
-    def give_way(self, tokens: TokenArray) -> None:
+    def give_way(self, tokens: TokenArray, cache_scope: str = "") -> None:
         """A request for `tokens` comes first. What has been read is left where it will find it.
 
         Texts that it begins with are its own to read; others are read later.
@@ -70,17 +77,19 @@ class ReadAhead:
         if reading is not None:
             self._put(reading, SnapshotKind.CHECKPOINT)
             if len(self._waiting) < _MAX_WAITING:
-                self._waiting.appendleft(reading.tokens)
+                self._waiting.appendleft(_Text(reading.tokens, self._cache_scope))
         for _ in range(len(self._waiting)):
             text = self._waiting.popleft()
-            if not np.array_equal(text, tokens[: len(text)]):
+            is_beginning = np.array_equal(text.tokens, tokens[: len(text.tokens)])
+            if not is_beginning or text.cache_scope != cache_scope:
                 self._waiting.append(text)
 
     def _next(self) -> Reading | None:
         """The next text of which something is left to read."""
         while self._waiting:
-            tokens = self._waiting.popleft()
-            hit = self._cache.lookup(tokens)
+            text = self._waiting.popleft()
+            tokens = text.tokens
+            hit = self._cache.lookup(tokens, text.cache_scope)
             num_read = hit.num_tokens if hit else 0
             if num_read < len(tokens):
                 end = CutPoint(len(tokens), SnapshotKind.TURN)
@@ -89,6 +98,7 @@ class ReadAhead:
                 if hit:
                     state.copy_(hit.snapshot.state)
                 reading.start(state, num_read)
+                self._cache_scope = text.cache_scope
                 return reading
             self.num_done += 1
         return None
@@ -97,4 +107,4 @@ class ReadAhead:
         assert reading.state is not None
         assert self._logits is not None
         snapshot = Snapshot.of(reading.state, self._logits)
-        self._cache.put(reading.tokens[: reading.num_read], snapshot, kind)
+        self._cache.put(reading.tokens[: reading.num_read], snapshot, kind, self._cache_scope)

@@ -80,6 +80,11 @@ class Sequence:
         )
 
     @property
+    def cache_scope(self) -> str:
+        """Whose states it may go on from, and whose its own are."""
+        return self._request.cache_scope
+
+    @property
     def num_pending(self) -> int:
         """See `Schedulable`."""
         if self.leader is not None:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import CLIENT_CLOSED_REQUEST
+from server.sessions.ids import SESSION_HEADER
 
 log = logging.getLogger("anser.requests")
 
@@ -32,6 +33,7 @@ _EXTENSION_SCHEMES = (
 _ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 _ALLOWED_HEADERS = ",".join(
     ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "OpenAI-Beta"]
+    + [SESSION_HEADER]
     + [
         f"X-Stainless-{name}"  # what OpenAI's client libraries send
         for name in (

@@ -17,7 +17,8 @@ from server.context import ServerContext
 from server.demo_model import ensure_demo_model
 from server.errors import message_of, status_of
 from server.model_manager import ModelManager
-from server.routes import chat, generate, models, root
+from server.routes import chat, generate, models, root, sessions
+from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
 from server.streaming import json_response
@@ -34,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     load_prompt_formats()  # a mistake in them is better said now than in the middle of a chat
     store = Store(settings.models)
     manager = ModelManager(settings)
+    named_sessions = Sessions(settings.states, settings.max_queue)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -43,10 +45,11 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             await manager.close()
+            await named_sessions.close()
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
-    app.state.context = ServerContext(settings, store, manager)
-    for module in (root, models, generate, chat):
+    app.state.context = ServerContext(settings, store, manager, named_sessions)
+    for module in (root, models, generate, chat, sessions):
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)

@@ -14,6 +14,7 @@ from server.go_decode import GoModel, decode
 from server.go_json import parse_body
 from server.model_manager import ModelManager
 from server.names import ModelName
+from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
 from server.stored_model import ForeignModelError, StoredModel, open_model
@@ -28,6 +29,7 @@ class ServerContext:
     settings: Settings
     store: Store
     manager: ModelManager
+    sessions: Sessions
 
     async def find_model(self, name: str) -> StoredModel:
         """The stored model that a client calls `name`.

@@ -6,6 +6,12 @@ import logging
 
 from rwkv_core.errors import AnserError, EngineBusyError, EngineStoppedError, OptionError
 from server.names import InvalidNameError
+from server.sessions.store import (
+    SessionChangedError,
+    SessionExistsError,
+    SessionRangeError,
+    SessionsFullError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +35,12 @@ def status_of(error: BaseException) -> int:
     """The HTTP status that `error` is answered with while nothing has been sent."""
     if isinstance(error, ApiError):
         return error.status
-    if isinstance(error, OptionError | InvalidNameError):
+    if isinstance(error, OptionError | InvalidNameError | SessionRangeError):
         return 400
+    if isinstance(error, SessionChangedError | SessionExistsError):
+        return 409
+    if isinstance(error, SessionsFullError):
+        return 507
     if isinstance(error, EngineBusyError | EngineStoppedError):
         return 503
     return 500

@@ -81,6 +81,7 @@ async def reply(
         max_new_tokens=options.max_new_tokens(len(token_ids), context_length),
         stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
         snapshot_at=snapshot_at,
+        cache_scope=prompt.cache_scope,
     )
     reader = _Reader(prompt)
     texts: list[str] = []
@@ -145,7 +146,7 @@ def _read_ahead(loaded: LoadedModel, prompt: Prompt, reply_text: str, reply: Mes
     if prompt.is_continued:
         context = np.array(_context(loaded.encoder, prompt, reply_text), np.int32)
         beginning = np.concatenate((context, beginning))
-    loaded.engine.read_ahead(beginning)
+    loaded.engine.read_ahead(beginning, prompt.cache_scope)
 
 
 def _final(event: FinishedEvent, context: TokenIds, timing: Timing) -> Final:

@@ -48,6 +48,7 @@ class Prompt:
     the names that a reply may call. `stops` end the reply besides the request's own. `marks` are in
     `text`. `conversation` is None when nothing can be said about what comes after the reply; its
     next prompt holds all of its messages again, or (`is_continued`) only new ones after a context.
+    States are shared with other prompts of the same `cache_scope`.
     """
 
     text: str
@@ -59,20 +60,18 @@ class Prompt:
     marks: tuple[Mark, ...] = ()
     conversation: Conversation | None = None
     is_continued: bool = False
+    cache_scope: str = ""
 
     def next_texts(self, reply: Message) -> list[str]:
         """The next turn's prompt, once `reply` is part of it, for different things said in it."""
         if self.conversation is None:
             return []
-        return [self._next_text(self.conversation, reply, word) for word in _NEXT_WORDS]
-
-    def _next_text(self, conversation: Conversation, reply: Message, word: str) -> str:
-        fmt, think = self.format, conversation.think
+        fmt, think = self.format, self.conversation.think
         if self.is_continued:
-            return fmt.separator + render_chat(fmt, [Message("user", word)], think=think)
-        said = Message("tool" if reply.tool_calls else "user", word)
-        messages = [*conversation.messages, reply, said]
-        return render_chat(fmt, messages, think=think, tools=conversation.tools)
+            turns = [[Message("user", word)] for word in _NEXT_WORDS]
+            return [fmt.separator + render_chat(fmt, turn, think=think) for turn in turns]
+        messages = (*self.conversation.messages, reply)
+        return _next_texts(fmt, replace(self.conversation, messages=messages))
 
 
 def generate_prompt(model: StoredModel, request: schemas.GenerateRequest, earlier: str) -> Prompt:
@@ -109,9 +108,7 @@ def generate_prompt(model: StoredModel, request: schemas.GenerateRequest, earlie
 def chat_prompt(model: StoredModel, request: schemas.ChatRequest) -> Prompt:
     """The prompt of `/api/chat`: the model's own messages first, then the request's."""
     fmt, think = model.prompt_format, effective_think(model.prompt_format, request.think)
-    messages = [*model.messages, *read_messages(request.messages)]
-    if model.system and request.messages[0].role.lower() != "system":
-        messages.insert(0, Message("system", model.system))
+    messages = _with_own(model, request.messages)
     tools = [offered_tool(tool) for tool in request.tools]
     parts = chat_parts(fmt, messages, think=think, tools=tools)
     prompt = Prompt(_text(parts), fmt, fmt.stops, marks=_marks(fmt, parts))
@@ -126,6 +123,16 @@ def chat_prompt(model: StoredModel, request: schemas.ChatRequest) -> Prompt:
     )
 
 
+def history_texts(
+    model: StoredModel, messages: Sequence[schemas.Message], tools: Sequence[schemas.Tool]
+) -> list[str]:
+    """The next prompt of a chat that has got so far, for different things said in it."""
+    fmt = model.prompt_format
+    offered = tuple(offered_tool(tool) for tool in tools)
+    so_far = Conversation(tuple(_with_own(model, messages)), effective_think(fmt, None), offered)
+    return _next_texts(fmt, so_far)
+
+
 def effective_think(fmt: PromptFormat, think: Think | None) -> Think:
     """Unset means on for a model that can think."""
     if not fmt.can_think:
@@ -136,6 +143,22 @@ def effective_think(fmt: PromptFormat, think: Think | None) -> Think:
 def read_messages(messages: Sequence[schemas.Message]) -> list[Message]:
     """Raises ApiError (400) for a role that does not exist."""
     return [_read_message(each) for each in messages]
+
+
+def _with_own(model: StoredModel, messages: Sequence[schemas.Message]) -> list[Message]:
+    """The messages of a chat, behind those that the model itself begins with."""
+    read = [*model.messages, *read_messages(messages)]
+    is_own = not messages or messages[0].role.lower() != "system"
+    return [Message("system", model.system), *read] if model.system and is_own else read
+
+
+def _next_texts(fmt: PromptFormat, said: Conversation) -> list[str]:
+    """The prompts of a conversation that goes on, for different things said next."""
+    role: Role = "tool" if said.messages and said.messages[-1].tool_calls else "user"
+    return [
+        render_chat(fmt, [*said.messages, Message(role, word)], think=said.think, tools=said.tools)
+        for word in _NEXT_WORDS
+    ]
 
 
 def _read_message(message: schemas.Message) -> Message:

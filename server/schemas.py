@@ -139,6 +139,7 @@ class InferenceRequest(GoModel):
     """What `/api/generate` and `/api/chat` have in common.
 
     `truncate` and `shift` are accepted and change nothing: an RNN's state has no window to cut.
+    `session` is Anser's own.
     """
 
     model: str = ""
@@ -152,6 +153,7 @@ class InferenceRequest(GoModel):
     debug_render_only: bool = Field(default=False, alias="_debug_render_only")
     logprobs: bool = False
     top_logprobs: int = 0
+    session: str = ""
 
 
 class GenerateRequest(InferenceRequest):
@@ -169,6 +171,14 @@ class ChatRequest(InferenceRequest):
     go_name: ClassVar[str] = "ChatRequest"
     messages: list[Message] = Field(default_factory=list)
     tools: Annotated[list[Tool], GoType("api.Tools")] = Field(default_factory=list)
+
+
+class ForkRequest(GoModel):
+    """Of a session: the name of the new one, and how many messages it begins with."""
+
+    go_name: ClassVar[str] = "ForkRequest"
+    session: str = ""
+    at: int | None = None
 
 
 class ShowRequest(GoModel):

@@ -7,9 +7,10 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,9 +24,11 @@ from rwkv_core.engine import (
     TextEvent,
 )
 from rwkv_core.errors import EngineStoppedError, GenerationError
-from server.errors import message_of, status_of
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of, status_of
 
 log = logging.getLogger(__name__)
+
+_R = TypeVar("_R")
 
 JSON_TYPE = b"application/json; charset=utf-8"
 NDJSON_TYPE = b"application/x-ndjson"
@@ -170,6 +173,24 @@ class ReplyResponse(Response):
         except Exception as error:  # the status is sent: the error is the last line
             await _write_line(send, {"error": message_of(error)})
         await _end(send, b"")
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _R]) -> _R:
+    """What `work` returns. It is cancelled when the client goes away; raises ApiError (499) then.
+
+    The request has no body, or one that has been read.
+    """
+    worker = asyncio.create_task(work)
+    watcher = asyncio.create_task(_wait_for_disconnect(request.receive))
+    try:
+        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            return await worker
+        raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled")
+    finally:
+        worker.cancel()
+        watcher.cancel()
+        await asyncio.gather(worker, watcher, return_exceptions=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from server.generation import Final, Piece
 from server.go_text import now_rfc3339, rfc3339
 from server.model_manager import LoadedModel
+from server.sessions.store import Session
 from server.stored_model import StoredModel
 from server.tool_calls import tool_call_json
 
@@ -105,6 +106,17 @@ def running_model(loaded: LoadedModel) -> Json:
         "size_vram": loaded.num_bytes if loaded.model.device.type != "cpu" else 0,
         "context_length": model.facts.context_length,
     }
+
+
+def listed_session(session: Session) -> Json:
+    """An entry of `/api/sessions`."""
+    counts = {"message_count": session.num_messages, "token_count": session.num_tokens}
+    return {
+        "session": session.id,
+        "model": session.model,
+        "created_at": rfc3339(session.created_ns),
+        "updated_at": rfc3339(session.updated_ns),
+    } | _without_zeros(counts)
 
 
 def _ending(final: Final | None) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from rwkv_core.cache.snapshot import SnapshotKind
 from rwkv_core.cache.tokens import ANCHOR_TOKENS, PrefixDigests
+from rwkv_core.database import transaction, use_write_ahead_log
 
 _VERSION = 1
 
@@ -39,11 +40,6 @@ CREATE TABLE snapshots (
 _INDEX = """
 CREATE INDEX by_use ON snapshots (is_superseded, last_use, num_bytes, file)
 """
-
-# Switching a new database to its log does not wait for another process that does it, as the rest
-# would.
-_OPEN_TRIES = 100
-_OPEN_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -105,17 +101,9 @@ class DiskIndex:
     def close(self) -> None:
         self._connection.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Shuts other writers out, those of other processes too. Undone if it raises."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+        return transaction(self._connection)
 
     def prefixes(
         self, model: str, digests: PrefixDigests, longer_than: int, at_most: int
@@ -205,14 +193,7 @@ class DiskIndex:
         ).fetchall()
 
     def _prepare(self) -> None:
-        for tries_left in reversed(range(_OPEN_TRIES)):
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                if not tries_left or "locked" not in str(error):
-                    raise
-                time.sleep(_OPEN_PAUSE_S)
+        use_write_ahead_log(self._connection)
         # A commit survives the process at once, and a power cut some time later: until then a cut
         # takes back the newest rows, never part of one.
         self._connection.execute("PRAGMA synchronous = NORMAL")

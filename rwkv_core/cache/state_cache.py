@@ -9,7 +9,7 @@ from rwkv_core.cache.disk_tier import DiskTier
 from rwkv_core.cache.key import ModelKey
 from rwkv_core.cache.memory_tier import MemoryTier
 from rwkv_core.cache.snapshot import Snapshot, SnapshotKind
-from rwkv_core.cache.tokens import TokenArray, TokenIds, as_tokens
+from rwkv_core.cache.tokens import TokenArray, TokenIds, as_tokens, in_scope
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class CacheStatistics:
 class StateCache:
     """Snapshots of one model by token prefix. Safe for several threads.
 
+    A snapshot that came from elsewhere, so that this process cannot vouch for it, belongs into a
+    scope of its own, with all that is computed from it: it is found under that scope's name only.
+
     The disk may serve several caches; whoever opened it closes it, after the last `put`.
     """
 
@@ -50,12 +53,14 @@ class StateCache:
         self._num_lookups = self._num_memory_hits = self._num_disk_hits = 0
         self._num_tokens_looked_up = self._num_tokens_reused = self._num_evicted = 0
 
-    def lookup(self, tokens: TokenIds) -> Hit | None:
+    def lookup(self, tokens: TokenIds, scope: str = "") -> Hit | None:
         """The snapshot of the longest prefix of `tokens`, all of them included.
 
         What is found on disk is read and then kept in memory: microseconds become milliseconds.
         """
-        ids = as_tokens(tokens)
+        num_asked = len(tokens)
+        ids = in_scope(as_tokens(tokens), scope)
+        num_before = len(ids) - num_asked  # the mark of the scope
         with self._lock:
             in_memory = self._memory.find(ids)
         num_tokens = in_memory.num_tokens if in_memory else 0
@@ -64,28 +69,31 @@ class StateCache:
             on_disk = self._disk.lookup(self.key, ids, longer_than=num_tokens)
         with self._lock:
             self._num_lookups += 1
-            self._num_tokens_looked_up += len(ids)
+            self._num_tokens_looked_up += num_asked
             self._num_disk_hits += on_disk is not None
             self._num_memory_hits += on_disk is None and in_memory is not None
-            self._num_tokens_reused += on_disk.num_tokens if on_disk else num_tokens
+            num_found = on_disk.num_tokens if on_disk else num_tokens
+            self._num_tokens_reused += max(num_found - num_before, 0)
         if on_disk is not None:
             self._keep(ids[: on_disk.num_tokens], on_disk.snapshot, on_disk.kind)
-            return Hit(on_disk.num_tokens, on_disk.snapshot)
+            return Hit(on_disk.num_tokens - num_before, on_disk.snapshot)
         if in_memory is None:
             return None
         if self._disk is not None:  # so that the disk, too, knows what is in use
             self._disk.touch(self.key, ids[:num_tokens])
-        return Hit(num_tokens, in_memory.snapshot)
+        return Hit(num_tokens - num_before, in_memory.snapshot)
 
-    def put(self, tokens: TokenIds, snapshot: Snapshot, kind: SnapshotKind) -> None:
+    def put(
+        self, tokens: TokenIds, snapshot: Snapshot, kind: SnapshotKind, scope: str = ""
+    ) -> None:
         """Keeps the snapshot behind `tokens`, of which there is at least one; takes it over.
 
         Copies no state and waits for nothing. All but checkpoints are written to disk at once;
         checkpoints when they leave the memory.
         """
-        ids = as_tokens(tokens)
-        if not len(ids):
+        if not len(tokens):
             raise ValueError("a snapshot is behind at least one token")
+        ids = in_scope(as_tokens(tokens), scope)
         if self._disk is not None and kind is not SnapshotKind.CHECKPOINT:
             self._disk.put(self.key, ids, snapshot, kind)
         self._keep(ids, snapshot, kind)

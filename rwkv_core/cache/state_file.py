@@ -1,5 +1,7 @@
 """A snapshot as a safetensors file: its tokens, logits and state, each value to the bit.
 
+A file may end with a note: bytes that mean something to whoever wrote it.
+
 The metadata names the model, and holds a checksum of everything else: of the data, and of the
 header without the checksum as JSON with sorted keys and no blanks.
 https://huggingface.co/docs/safetensors
@@ -37,7 +39,15 @@ _DTYPES = {
     "channel_shift": torch.float32,
     "wkv": torch.float32,
 }
-_NUM_DIMENSIONS = {"tokens": 1, "logits": 1, "time_shift": 3, "channel_shift": 3, "wkv": 5}
+_NOTE = "note"  # behind them, where there is one
+_NUM_DIMENSIONS = {
+    "tokens": 1,
+    "logits": 1,
+    "time_shift": 3,
+    "channel_shift": 3,
+    "wkv": 5,
+    _NOTE: 1,
+}
 _TYPE_NAMES = {torch.int32: "I32", torch.float32: "F32"}
 
 # Ours have less than one kilobyte. The limit bounds what parsing hostile JSON can cost.
@@ -71,7 +81,8 @@ class Head:
     key: ModelKey
     kind: SnapshotKind
     checksum: str
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]]  # without the note
+    num_note_bytes: int
     checked: bytes  # of the header, for the checksum
 
     @property
@@ -86,10 +97,15 @@ class DecodedState:
     head: Head
     tokens: TokenArray
     snapshot: Snapshot
+    note: bytes
 
 
 def encode_state(
-    key: ModelKey, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind
+    key: ModelKey,
+    tokens: TokenArray,
+    snapshot: Snapshot,
+    kind: SnapshotKind,
+    note: bytes = b"",
 ) -> EncodedState:
     """A file of a snapshot. Copies no tensor."""
     state = snapshot.state
@@ -104,7 +120,9 @@ def encode_state(
         "numerics": key.numerics,
         "kind": kind.name,
     }
-    header = {"__metadata__": metadata, **_entries(shapes)}
+    header = {"__metadata__": metadata, **_entries(shapes, len(note))}
+    if note:
+        data.append(memoryview(note))
     hasher = blake2b(_json(header), digest_size=32)
     for part in data:
         hasher.update(part)
@@ -132,19 +150,22 @@ def read_head(source: Source, num_bytes: int) -> Head:
     shapes = {name: _shape(name, header.get(name)) for name in _DTYPES}
     if not _are_of_one_state(shapes):
         raise StateFileError("is damaged: the sizes of its tensors do not fit one another")
+    num_note_bytes = _shape(_NOTE, header[_NOTE])[0] if _NOTE in header else 0
     checksum = metadata.pop("checksum", None)
     key = ModelKey(str(metadata.get("model")), str(metadata.get("numerics")))
     kinds = SnapshotKind.__members__
     if (
-        header != {"__metadata__": metadata, **_entries(shapes)}
+        header != {"__metadata__": metadata, **_entries(shapes, num_note_bytes)}
         or not all(isinstance(value, str) for value in (checksum, *metadata.values()))
         or not all(_HASH.fullmatch(value) for value in (checksum, key.model, key.numerics))
         or metadata.get("kind") not in kinds
     ):
         raise StateFileError("is damaged: its header is not as Anser writes it")
-    if 8 + header_bytes + sum(map(_num_bytes, shapes.values())) != num_bytes:
+    data_bytes = sum(map(_num_bytes, shapes.values())) + num_note_bytes
+    if 8 + header_bytes + data_bytes != num_bytes:
         raise StateFileError("is truncated or damaged: it is not as long as its tensors")
-    return Head(key, kinds[metadata["kind"]], checksum, shapes, _json(header))
+    kind = kinds[metadata["kind"]]
+    return Head(key, kind, checksum, shapes, num_note_bytes, _json(header))
 
 
 def read_tokens(source: Source, head: Head) -> TokenArray:
@@ -167,11 +188,13 @@ def decode_state(source: Source, num_bytes: int) -> DecodedState:
         tensors[name] = torch.empty(shape, dtype=_DTYPES[name])
         _fill(source, _bytes_of(tensors[name]))
         hasher.update(_bytes_of(tensors[name]))
+    note = _read(source, head.num_note_bytes)
+    hasher.update(note)
     if hasher.hexdigest() != head.checksum:
         raise StateFileError("is damaged: its checksum is another")
     tokens: TokenArray = tensors.pop("tokens").numpy()
     logits = tensors.pop("logits")
-    return DecodedState(head, tokens, Snapshot(State(**tensors), logits))
+    return DecodedState(head, tokens, Snapshot(State(**tensors), logits), note)
 
 
 def save_state(key: ModelKey, tokens: TokenIds, snapshot: Snapshot) -> bytes:
@@ -189,12 +212,20 @@ def load_state(
     says the same, but not to the bit, and must not go into the cache. Raises StateFileError for
     any other.
     """
+    decoded = load_state_file(BytesIO(data), len(data), key, config, exact=exact)
+    return decoded.tokens, decoded.snapshot
+
+
+def load_state_file(
+    source: Source, num_bytes: int, key: ModelKey, config: ModelConfig, *, exact: bool = True
+) -> DecodedState:
+    """`load_state` from a file that has `num_bytes`, with its note. Raises OSError, too."""
     try:
-        decoded = decode_state(BytesIO(data), len(data))
+        decoded = decode_state(source, num_bytes)
         _require_model(decoded, key, config, exact)
     except StateFileError as error:
         raise StateFileError(f"the saved state {error}") from None
-    return decoded.tokens, decoded.snapshot
+    return decoded
 
 
 def _require_model(decoded: DecodedState, key: ModelKey, config: ModelConfig, exact: bool) -> None:
@@ -219,8 +250,8 @@ def _require_model(decoded: DecodedState, key: ModelKey, config: ModelConfig, ex
             raise StateFileError("has values that are not finite")
 
 
-def _entries(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    entries = {}
+def _entries(shapes: dict[str, tuple[int, ...]], num_note_bytes: int) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + _num_bytes(shape)
@@ -229,6 +260,9 @@ def _entries(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
             "shape": list(shape),
             "data_offsets": [start, end],
         }
+    if num_note_bytes:
+        offsets = [end, end + num_note_bytes]
+        entries[_NOTE] = {"dtype": "U8", "shape": [num_note_bytes], "data_offsets": offsets}
     return entries
 
 
@@ -236,7 +270,7 @@ def _shape(name: str, entry: Any) -> tuple[int, ...]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     if (
         not isinstance(shape, list)
-        or len(shape) != _NUM_DIMENSIONS[name]
+        or len(shape) != _NUM_DIMENSIONS.get(name, 1)
         or not all(type(size) is int and size > 0 for size in shape)
     ):
         raise StateFileError(f"is damaged: its entry for {name} is malformed")

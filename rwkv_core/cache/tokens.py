@@ -18,6 +18,9 @@ ANCHOR_TOKENS = 256
 
 _DIGEST_BYTES = 16
 
+# Token ids are not negative: what begins with negative ones is no beginning of any other text.
+_SCOPE_BIT = np.int32(-(2**31))
+
 
 def as_tokens(tokens: TokenIds) -> TokenArray:
     """`tokens` as a contiguous int32 array [T]: itself if it is one, else a copy.
@@ -33,6 +36,18 @@ def as_tokens(tokens: TokenIds) -> TokenArray:
     if array.dtype != np.int32 and not np.array_equal(same, array):
         raise ValueError("a token id is an integer of 32 bits")
     return np.ascontiguousarray(array) if array.dtype == np.int32 else same
+
+
+def in_scope(tokens: TokenArray, scope: str) -> TokenArray:
+    """What stands for `tokens` among those of all scopes: texts of two never begin alike.
+
+    The scope "" is the usual one, in which tokens stand for themselves.
+    """
+    if not scope:
+        return tokens
+    digest = blake2b(scope.encode(), digest_size=_DIGEST_BYTES).digest()
+    mark: TokenArray = np.frombuffer(digest, "<i4").astype(np.int32) | _SCOPE_BIT
+    return np.concatenate((mark, tokens))
 
 
 class PrefixDigests:

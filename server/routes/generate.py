@@ -24,6 +24,7 @@ from server.inference import (
 from server.options import Options, read_options
 from server.prompts import generate_prompt
 from server.schemas import GenerateRequest
+from server.sessions.ids import SESSION_HEADER
 from server.stored_model import StoredModel
 from server.streaming import ReplyResponse, json_response
 from server.wire import Json, generate_debug, generate_done, generate_json
@@ -39,6 +40,11 @@ async def generate(request: Request) -> Response:
     check_top_logprobs(asked)
     if not asked.model.strip():
         raise model_not_found(asked.model)
+    if asked.session or request.headers.get(SESSION_HEADER):
+        raise ApiError(
+            400,
+            "/api/generate has no sessions; use /api/chat, or send the context of the last answer",
+        )
     model = await context.find_model(asked.model)
     if not asked.prompt and asked.keep_alive == 0:
         context.manager.unload(model)

@@ -64,6 +64,40 @@ def num_read(answer: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_session_goes_on_after_a_restart(tmp_path: Path, end: signal.Signals) -> None:
+    anser = Anser(tmp_path, tmp_path / "models", "127.0.0.1:0")
+
+    def ask(client: httpx.Client, *messages: dict[str, str], **named: str) -> dict[str, Any]:
+        options = {"seed": 5, "num_predict": 200}
+        body = {"model": DEMO, "stream": False, "options": options, "think": False, **named}
+        answer = client.post("/api/chat", json={**body, "messages": messages})
+        assert answer.status_code == 200, answer.text
+        message: dict[str, Any] = answer.json()["message"]
+        return message
+
+    def user(text: str) -> dict[str, str]:
+        return {"role": "user", "content": text}
+
+    with serving(anser) as (process, client):
+        ask(client, user("My name is Ada."), session="tea")
+        ask(client, user("What is 4 + 5?"), session="tea")
+        client.post("/api/sessions/tea/fork", json={"session": "coffee"})
+        # At once: a turn that was answered is on disk.
+        process.send_signal(end)
+        process.wait(PATIENCE_S)
+    with serving(anser) as (_, client):
+        listed = client.get("/api/sessions").json()["sessions"]
+        counts = {each["session"]: each["message_count"] for each in listed}
+        assert counts == {"tea": 4, "coffee": 4}
+        history = client.get("/api/sessions/tea").json()["messages"]
+        question = user("What is my name?")
+        expected = ask(client, *history, question)
+        assert "Ada" in expected["content"]
+        for session in counts:
+            assert ask(client, question, session=session) == expected
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_chat_goes_on_after_a_restart(tmp_path: Path, end: signal.Signals) -> None:
     anser = Anser(tmp_path, tmp_path / "models", "127.0.0.1:0")
     messages: list[dict[str, str]] = [{"role": "system", "content": "You are helpful."}]

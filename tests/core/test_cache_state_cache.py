@@ -21,7 +21,7 @@ from rwkv_core.demo.evaluate import EMBEDDED
 from rwkv_core.loading import load_model
 from rwkv_core.model import Model
 from tests.tools.native import require_kernels
-from tests.tools.snapshots import KEY, is_of, snapshot_of
+from tests.tools.snapshots import KEY, equal, is_of, snapshot_of
 
 TURN, CHECKPOINT = SnapshotKind.TURN, SnapshotKind.CHECKPOINT
 
@@ -64,6 +64,33 @@ def test_the_longest_prefix_in_memory() -> None:
 def test_no_tokens_have_no_snapshot() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         StateCache(KEY, PLENTY).put([], snapshot_of([1]), TURN)
+
+
+def test_scopes_do_not_see_each_other(disk: DiskTier) -> None:
+    for cache in (StateCache(KEY, PLENTY), StateCache(KEY, PLENTY, disk)):
+        snapshots = {scope: snapshot_of([9, len(scope)]) for scope in ("", "one", "other")}
+        for scope, snapshot in snapshots.items():
+            cache.put([1, 2], snapshot, TURN, scope)
+            assert cache.lookup([1, 2, 3], scope) == Hit(2, snapshot)
+        for scope, snapshot in snapshots.items():
+            assert cache.lookup([1, 2], scope) == Hit(2, snapshot)
+            assert cache.lookup([1], scope) is None
+            assert cache.lookup([], scope) is None
+        assert cache.lookup([1, 2], "third") is None
+        with pytest.raises(ValueError, match="at least one token"):
+            cache.put([], snapshot_of([1]), TURN, "one")
+        statistics = cache.statistics()
+        assert statistics.num_tokens_looked_up == 3 * (3 + 2 + 1) + 2
+        assert statistics.num_tokens_reused == 3 * (2 + 2)
+    assert disk.flush(30)
+    later = StateCache(KEY, PLENTY, disk)
+    assert later.lookup([1, 2], "third") is None
+    for scope, snapshot in snapshots.items():
+        hit = later.lookup([1, 2, 3], scope)
+        assert hit is not None
+        assert hit.num_tokens == 2
+        assert equal(hit.snapshot, snapshot)
+    assert later.statistics().num_disk_hits == 3
 
 
 def test_the_longest_of_both_tiers(disk: DiskTier) -> None:

@@ -17,7 +17,13 @@ import safetensors.torch
 import torch
 
 from rwkv_core.cache import ModelKey, Snapshot, SnapshotKind, as_tokens, load_state, save_state
-from rwkv_core.cache.state_file import decode_state, encode_state, read_head, read_tokens
+from rwkv_core.cache.state_file import (
+    decode_state,
+    encode_state,
+    load_state_file,
+    read_head,
+    read_tokens,
+)
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import StateFileError
 from rwkv_core.state import State
@@ -110,6 +116,30 @@ def test_the_head_and_the_tokens_can_be_read_alone() -> None:
         encoded.checksum,
     )
     assert read_tokens(source, head).tolist() == TOKENS
+
+
+@pytest.mark.parametrize("note", [b"x", bytes(range(256)) * 300])
+def test_a_note_comes_back(note: bytes, tmp_path: Any) -> None:
+    kind = SnapshotKind.TURN
+    encoded = encode_state(KEY, as_tokens(TOKENS), snapshot_of(TOKENS, SMALL), kind, note)
+    data = b"".join(encoded.parts)
+    assert load_state_file(BytesIO(data), len(data), KEY, SMALL).note == note
+    assert equal(load(data), snapshot_of(TOKENS, SMALL))
+    head = read_head(BytesIO(data), len(data))
+    assert head.num_note_bytes == len(note)
+    assert data.endswith(note)
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(data)
+    assert safetensors.torch.load_file(path)["note"].numpy().tobytes() == note
+    for place in (-1, -len(note)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        with pytest.raises(StateFileError, match="checksum"):
+            load(bytes(damaged))
+    with pytest.raises(StateFileError):
+        load(data[:-1])
+    with pytest.raises(StateFileError, match="entry for note"):
+        load(edited(data, lambda header: header["note"].update(shape=[0])))
 
 
 def test_every_changed_byte_is_noticed(data: bytes) -> None:

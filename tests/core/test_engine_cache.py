@@ -135,6 +135,42 @@ def test_a_full_hit_reads_nothing(engine: Engine, model: CountingModel, cache: S
     assert_all_true(cache, model)
 
 
+def test_scopes_share_nothing(engine: Engine, model: CountingModel, cache: StateCache) -> None:
+    """Neither through the cache, nor in flight, nor by what is read ahead."""
+    everyone = greedy(model, QUESTION)
+    alone = cold(model, everyone).finished().token_ids
+    tokens = everyone.prompt_token_ids
+    hit = None
+    for scope in ("", "one"):
+        assert cache.lookup(tokens, scope) is None
+        first = run(engine, replace(everyone, cache_scope=scope)).finished()
+        assert first.stats.num_cached_tokens == 0
+        assert first.token_ids == alone
+        hit = cache.lookup(tokens, scope)
+        assert hit is not None
+        assert hit.num_tokens == len(tokens)
+        engine.read_ahead((*tokens, 5, 6), scope)
+        wait_until(lambda: engine.load.is_idle)
+        ahead = cache.lookup((*tokens, 5, 6), scope)
+        assert ahead is not None
+        assert ahead.num_tokens == len(tokens) + 2
+    # At once: two of one scope share what is read, others do not.
+    long = greedy(model, "User: " + "one two three " * 60 + "\n\nAssistant:", max_new_tokens=3)
+    scopes = ["", "", "a", "a", "b"]
+    hold = threading.Event()
+    model.before = lambda: wait_until(hold.is_set)
+    num_read = model.num_read
+    receivers = [Receiver() for _ in scopes]
+    for scope, receiver in zip(scopes, receivers, strict=True):
+        engine.submit(replace(long, cache_scope=scope), receiver)
+    hold.set()
+    for receiver in receivers:
+        receiver.wait()
+    assert len({receiver.finished().token_ids for receiver in receivers}) == 1
+    assert model.num_read - num_read <= 3 * (len(long.prompt_token_ids) + 3) + 10
+    assert model.num_read - num_read >= 3 * len(long.prompt_token_ids)
+
+
 def test_a_prompt_goes_on_where_a_reply_ended(engine: Engine, model: CountingModel) -> None:
     first = greedy(model, QUESTION)
     reply = run(engine, first).finished().token_ids

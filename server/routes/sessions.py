@@ -1,0 +1,201 @@
+"""`/api/sessions`: which named sessions there are, and what can be done with each but chatting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from io import BufferedRandom
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from rwkv_core.cache.state_file import EncodedState
+from server.context import ServerContext, context_of, read_request
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from server.names import ModelName
+from server.schemas import ForkRequest
+from server.sessions.ids import check_id, new_id
+from server.sessions.state_files import (
+    MAX_FILE_BYTES,
+    SessionNote,
+    export_state,
+    import_state,
+    open_upload,
+)
+from server.sessions.store import Session, SessionStore, StoredMessage
+from server.sessions.turns import (
+    check_model,
+    read_messages,
+    read_tools,
+    session_not_found,
+    to_the_end,
+)
+from server.streaming import json_response, unless_gone
+from server.wire import Json, listed_session
+
+router = APIRouter()
+
+_PIECE_BYTES = 1 << 20
+
+
+@router.get("/api/sessions")
+async def sessions(request: Request) -> Response:
+    store = await context_of(request).sessions.store()
+    model = request.query_params.get("model", "")
+    return await asyncio.to_thread(_list, store, ModelName.parse(model).key if model else None)
+
+
+@router.get("/api/sessions/{session_id}")
+async def session(request: Request, session_id: str) -> Response:
+    store = await context_of(request).sessions.store()
+    return await asyncio.to_thread(_show, store, check_id(session_id))
+
+
+@router.delete("/api/sessions/{session_id}")
+async def delete(request: Request, session_id: str) -> Response:
+    store = await context_of(request).sessions.store()
+    if not await to_the_end(store.delete, check_id(session_id)):
+        raise session_not_found(session_id)
+    return Response()
+
+
+@router.post("/api/sessions/{session_id}/fork")
+async def fork(request: Request, session_id: str) -> Response:
+    check_id(session_id)
+    is_empty = not (await _body(request)).strip()
+    asked = ForkRequest() if is_empty else await read_request(request, ForkRequest)
+    name = check_id(asked.session) if asked.session else new_id()
+    store = await context_of(request).sessions.store()
+    forked = await to_the_end(store.fork, session_id, name, asked.at)
+    if forked is None:
+        raise session_not_found(session_id)
+    return json_response(listed_session(forked))
+
+
+@router.get("/api/sessions/{session_id}/state")
+async def get_state(request: Request, session_id: str) -> Response:
+    check_id(session_id)
+    encoded = await unless_gone(request, _export(context_of(request), session_id))
+    headers = {
+        "content-length": str(encoded.num_bytes),
+        "content-disposition": f'attachment; filename="{session_id}.safetensors"',
+    }
+    pieces = _pieces(encoded)
+    return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
+
+
+@router.put("/api/sessions/{session_id}/state")
+async def put_state(request: Request, session_id: str) -> Response:
+    context = context_of(request)
+    check_id(session_id)
+    with _temporary_file(context.settings.states) as file:
+        num_bytes = await _receive(request, file)
+        async with context.sessions.importing:
+            stored, is_new = await _import(
+                context, session_id, request.query_params.get("model", ""), file, num_bytes
+            )
+    return json_response(listed_session(stored), 201 if is_new else 200)
+
+
+def _list(store: SessionStore, model_key: object) -> Response:
+    found = store.all()
+    if model_key is not None:
+        found = [each for each in found if ModelName.parse(each.model).key == model_key]
+    return json_response({"sessions": [listed_session(each) for each in found]})
+
+
+def _show(store: SessionStore, session_id: str) -> Response:
+    found, stored = _find(store, session_id)
+    content: Json = {"messages": [json.loads(each.body) for each in stored]}
+    tools = json.loads(found.tools)
+    return json_response(listed_session(found) | content | ({"tools": tools} if tools else {}))
+
+
+def _find(store: SessionStore, session_id: str) -> tuple[Session, list[StoredMessage]]:
+    """A session with its messages. Raises ApiError (404)."""
+    found = store.read(session_id)
+    if found is None:
+        raise session_not_found(session_id)
+    return found
+
+
+async def _export(context: ServerContext, session_id: str) -> EncodedState:
+    store = await context.sessions.store()
+    found, stored = await asyncio.to_thread(_find, store, session_id)
+    model = await context.find_model(found.model)
+    check_model(found, model)
+    messages = read_messages([each.body for each in stored])
+    note = SessionNote(messages=messages, tools=read_tools(found.tools))
+    async with context.manager.use(model) as loaded:
+        return await export_state(loaded, model, found, note)
+
+
+async def _import(
+    context: ServerContext, session_id: str, model_name: str, file: BufferedRandom, num_bytes: int
+) -> tuple[Session, bool]:
+    """The session as it is stored, and whether there was none of its name."""
+    store = await context.sessions.store()
+    upload = await asyncio.to_thread(open_upload, file, num_bytes)
+    model = await context.find_model(model_name or upload.note.model)
+    present = await asyncio.to_thread(store.get, session_id)
+    if present is not None:
+        check_model(present, model)
+    async with context.manager.use(model) as loaded:
+        new, bodies = await to_the_end(import_state, loaded, model, session_id, upload)
+    return await to_the_end(store.replace, new, bodies), present is None
+
+
+def _pieces(encoded: EncodedState) -> Iterator[bytes]:
+    for part in encoded.parts:
+        data = part.cast("B")
+        for start in range(0, len(data), _PIECE_BYTES):
+            yield bytes(data[start : start + _PIECE_BYTES])
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
+
+
+def _temporary_file(folder: Path | None) -> BufferedRandom:
+    """A file that is gone once it is closed, with the process too: beside the states, if it may."""
+    try:
+        if folder is not None and folder.is_dir():
+            return tempfile.TemporaryFile(dir=folder)
+    except OSError:
+        pass
+    return tempfile.TemporaryFile()
+
+
+async def _receive(request: Request, file: BufferedRandom) -> int:
+    """Writes the body into the file. Raises ApiError (413) for one that is too large."""
+    length = request.headers.get("content-length", "")
+    num_bytes = 0
+    waiting = bytearray()
+    try:
+        if length.isdecimal() and int(length) > MAX_FILE_BYTES:
+            raise _too_large()
+        async for piece in request.stream():
+            num_bytes += len(piece)
+            if num_bytes > MAX_FILE_BYTES:
+                raise _too_large()
+            waiting += piece
+            if len(waiting) >= _PIECE_BYTES:
+                await to_the_end(file.write, bytes(waiting))
+                waiting.clear()
+        await to_the_end(file.write, bytes(waiting))
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
+    except OSError as error:
+        raise ApiError(507, f"there is no room for the saved state: {error.strerror}") from error
+    return num_bytes
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, f"a saved state has at most {MAX_FILE_BYTES >> 20} MB")
