@@ -17,6 +17,7 @@ from rwkv_core.errors import AnserError
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL_TYPE = "application/vnd.ollama.image.model"
+ADAPTER_TYPE = "application/vnd.ollama.image.adapter"
 TEMPLATE_TYPE = "application/vnd.ollama.image.template"
 SYSTEM_TYPE = "application/vnd.ollama.image.system"
 PARAMS_TYPE = "application/vnd.ollama.image.params"

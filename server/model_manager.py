@@ -21,6 +21,7 @@ from rwkv_core.cache import DiskTier, ModelKey, Numerics, StateCache
 from rwkv_core.cache.defaults import disk_budget, memory_budget
 from rwkv_core.engine import Engine
 from rwkv_core.errors import AnserError, CheckpointError, EngineStoppedError
+from rwkv_core.initial_state import read_initial_state
 from rwkv_core.memory import available_bytes
 from rwkv_core.model import Model
 from rwkv_core.scheduler import default_num_slots
@@ -65,7 +66,7 @@ class LoadedModel:
 class ModelManager:
     """Owns the loaded models.
 
-    Models are told apart by the digest of their file, so names can share one.
+    Models are told apart by the digests of their files, so names can share one.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -147,7 +148,7 @@ class ModelManager:
         start = time.monotonic()
         device = _resolve_device(self._settings.device)
         try:
-            model = await asyncio.to_thread(load_model, stored.path, device=device)
+            model = await asyncio.to_thread(_load_model, stored, device)
         except CheckpointError as error:
             raise ApiError(500, f"unable to load model {name}: {error.problem}") from error
         except AnserError as error:
@@ -172,7 +173,7 @@ class ModelManager:
         weights = stored.manifest.layer(MODEL_TYPE)
         assert weights is not None  # the model was read from it
         numerics = Numerics.of(model.executor)
-        key = ModelKey.of(weights.digest, model.tokenizer, None, numerics)
+        key = ModelKey.of(weights.digest, model.tokenizer, model.initial_state, numerics)
         available = available_bytes()
         cache = StateCache(
             key, settings.states_memory or memory_budget(available), self._open_states()
@@ -231,7 +232,19 @@ class ModelManager:
 
 
 def _key(stored: StoredModel) -> str:
-    return str(stored.path)
+    """Names with the same weights and the same initial state share a model."""
+    return f"{stored.path} {stored.adapter or ''}"
+
+
+def _load_model(stored: StoredModel, device: str) -> Model:
+    """Raises what `load_model` does, CheckpointError also for the adapter."""
+    model = load_model(stored.path, device=device)
+    if stored.adapter is None:
+        return model
+    try:
+        return model.with_initial_state(read_initial_state(stored.adapter, model.config))
+    except CheckpointError as error:
+        raise CheckpointError(stored.adapter, f"its ADAPTER {error.problem}") from error
 
 
 def _resolve_device(device: str) -> str:
