@@ -44,6 +44,11 @@ class ModelManager:
         """What is in memory, longest to live first."""
         return sorted(self._slots.loaded(), key=lambda each: each.expires_at_ns, reverse=True)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a model because others are in memory, or being loaded."""
+        return self._slots.num_waiting
+
     @asynccontextmanager
     async def use(
         self, stored: StoredModel, keep_alive_ns: int | None = None

@@ -245,26 +245,33 @@ class ModelSlots(Generic[M]):
 
     async def _serve(self, ticket: _Ticket[M]) -> None:
         """Loads the model of the first in the queue, unless all who wanted it go away before."""
-        await self._settle()
-        while ticket.is_wanted and len(self._slots) >= self._max_loaded:
-            await self._make_room(ticket)
         while ticket.is_wanted:
-            num_unloaded = self._num_unloaded
-            try:
-                ticket.is_loading = True
-                model = await ticket.load()
-            except NoRoomError as shortage:
+            if self._unloading:
                 await self._settle()
-                if self._num_unloaded != num_unloaded:
-                    continue  # it did not find what is free now
-                if not self._can_free(shortage.missing):
-                    raise shortage.error from None
+            elif len(self._slots) >= self._max_loaded:
                 await self._make_room(ticket)
-            else:
-                self._admit(ticket, model)
+            elif await self._try_to_load(ticket):
                 return
-            finally:
-                ticket.is_loading = False
+
+    async def _try_to_load(self, ticket: _Ticket[M]) -> bool:
+        """False if it is worth another try, as there is more room now."""
+        num_unloaded = self._num_unloaded
+        ticket.is_loading = True
+        try:
+            model = await ticket.load()
+        except NoRoomError as error:
+            shortage = error
+        else:
+            self._admit(ticket, model)
+            return True
+        finally:
+            ticket.is_loading = False
+        await self._settle()
+        if self._num_unloaded == num_unloaded:  # else it did not find what is free now
+            if not self._can_free(shortage.missing):
+                raise shortage.error
+            await self._make_room(ticket)
+        return False
 
     def _can_free(self, num_bytes: int) -> bool:
         """Whether so much memory becomes free when all models go."""
@@ -278,7 +285,6 @@ class ModelSlots(Generic[M]):
             idle = [slot for slot in self._slots.values() if not slot.num_uses]
             if idle:
                 self._discard(min(idle, key=lambda slot: slot.last_used))
-                del idle
             await self._settle()
             if self._num_unloaded != num_unloaded:
                 return

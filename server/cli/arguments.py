@@ -31,6 +31,7 @@ Serve Ollama's API until Ctrl-C. Everything is set by environment variables:
   OLLAMA_HOST        address and port (127.0.0.1:11434; port 0 takes a free one)
   OLLAMA_MODELS      folder of the models (~/.anser/models)
   OLLAMA_KEEP_ALIVE  how long an unused model stays in memory (5m)
+  OLLAMA_MAX_LOADED_MODELS  how many models may be in memory at once (3)
   OLLAMA_ORIGINS     origins whose web pages may call, beside this machine's
   OLLAMA_DEBUG       1 for a log that says more
   ANSER_DEVICE       auto, cpu, cuda or cuda:N

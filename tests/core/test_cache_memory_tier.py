@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_core.cache import Snapshot, SnapshotKind, as_tokens
+from rwkv_core.cache import ModelKey, Snapshot, SnapshotKind, as_tokens
 from rwkv_core.cache.memory_tier import Evicted, MemoryTier
 from rwkv_core.cache.prefix_tree import NODE_BYTES
 from tests.tools.snapshots import KEY, is_of, snapshot_of
@@ -212,3 +212,55 @@ def test_a_lonely_snapshot_stays_whatever_it_is(kind: SnapshotKind) -> None:
     for end in range(1, 10):
         put(tier, [1] * end, kind)
         assert has(tier, [1] * end)
+
+
+OTHER = ModelKey("c" * 64, "d" * 64)
+
+
+def test_models_share_one_budget_but_no_snapshot() -> None:
+    tier = MemoryTier(3 * FOR_ONE)
+    put(tier, [1, 1])
+    tier.put(OTHER, as_tokens([1, 1]), snapshot_of([2]), TURN)
+    found = tier.find(OTHER, as_tokens([1, 1, 5]))
+    assert found is not None
+    assert is_of(found.snapshot, [2])
+    assert tier.find(OTHER, as_tokens([3, 3])) is None
+    put(tier, [3, 3])
+    assert has(tier, [1, 1])
+    # The least recently used is the other model's.
+    (evicted,) = put(tier, [4, 4])
+    assert (evicted.key, evicted.tokens.tolist()) == (OTHER, [1, 1])
+    assert is_of(evicted.snapshot, [2])
+    assert tier.find(OTHER, as_tokens([1, 1])) is None
+    assert (tier.usage(OTHER).num_snapshots, tier.usage(OTHER).num_evicted) == (0, 1)
+    assert tier.usage(KEY).num_bytes == tier.num_bytes <= tier.budget
+
+
+def test_what_a_model_had_can_be_dropped() -> None:
+    tier = MemoryTier(4 * FOR_ONE)
+    put(tier, [1, 1])
+    put(tier, [1, 1, 1], CHECKPOINT)
+    tier.put(OTHER, as_tokens([1, 1]), snapshot_of([2]), SYSTEM_PROMPT)
+    of_other = tier.usage(OTHER)
+    tier.drop(KEY)
+    assert tier.find(KEY, as_tokens([1, 1, 1])) is None
+    assert tier.usage(OTHER) == of_other
+    assert tier.num_bytes == of_other.num_bytes
+    tier.drop(OTHER)
+    tier.drop(OTHER)
+    assert len(tier) == tier.num_bytes == 0
+    for chat in range(6):
+        put(tier, [chat, chat])
+    assert len(tier) == 4
+
+
+def test_a_smaller_budget_lets_the_least_recently_used_go() -> None:
+    tier = MemoryTier(4 * FOR_ONE)
+    for chat in (1, 2, 3):
+        put(tier, [chat, chat])
+    tier.put(OTHER, as_tokens([4, 4]), snapshot_of([4]), TURN)
+    assert has(tier, [1, 1])
+    assert evicted_tokens(tier.resize(2 * FOR_ONE)) == [[2, 2], [3, 3]]
+    assert tier.num_bytes <= tier.budget == 2 * FOR_ONE
+    assert tier.resize(9 * FOR_ONE) == []
+    assert has(tier, [1, 1])
