@@ -19,7 +19,11 @@ class CheckpointError(AnserError):
 
 
 class ModelTooLargeError(CheckpointError):
-    """A model that is sound, but needs more memory than there is."""
+    """A model that is sound, but needs more memory than there is: `missing` bytes more."""
+
+    def __init__(self, path: str | os.PathLike[str], problem: str, missing: int = 0) -> None:
+        super().__init__(path, problem)
+        self.missing = missing
 
 
 class TokenizerError(AnserError):

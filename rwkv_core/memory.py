@@ -59,6 +59,7 @@ def require_memory(
         path,
         f"needs {_size(needed, round_up=True)} of memory in {type_name}, but only "
         f"{_size(available)} are free; {remedy}",
+        missing=needed - available,
     )
 
 

@@ -20,6 +20,8 @@ from rwkv_core.tokenizer import Tokenizer
 class Model:
     """A loaded RWKV-7 model. It holds no state: any number of states may be in use at once.
 
+    Texts begin at the initial state, which is all zeros unless it was tuned.
+
     `advance` and `advance_batch` change the states they are given, which costs no copy; `forward`
     and `forward_batch` leave them as they were and return new ones. All raise ValueError on no
     tokens, an id outside the vocabulary, or states that do not fit.
@@ -32,11 +34,14 @@ class Model:
         tokenizer: Tokenizer,
         *,
         metadata: Mapping[str, Any] | None = None,
+        initial_state: State | None = None,
     ) -> None:
+        """`initial_state` of batch size 1 is taken over; None is the usual one, all zeros."""
         self.config = config
         self.executor = executor
         self.tokenizer = tokenizer
         self.metadata: Mapping[str, Any] = metadata or {}
+        self.initial_state = initial_state
 
     @property
     def device(self) -> torch.device:
@@ -53,8 +58,23 @@ class Model:
         """Weights in all; layer 0's unused value residual is not there to be counted."""
         return sum(math.prod(shape) for shape in tensor_shapes(self.config).values())
 
+    def with_initial_state(self, initial_state: State | None) -> Model:
+        """A model of the same weights, which are not copied, whose texts begin at another state."""
+        if initial_state is not None:
+            initial_state = initial_state.to(self.device)
+        return Model(
+            self.config,
+            self.executor,
+            self.tokenizer,
+            metadata=self.metadata,
+            initial_state=initial_state,
+        )
+
     def new_state(self, batch_size: int = 1) -> State:
-        return State.zeros(self.config, batch_size, self.device)
+        """The state at the beginning of texts, for the caller to change."""
+        if self.initial_state is None:
+            return State.zeros(self.config, batch_size, self.device)
+        return State.cat([self.initial_state] * batch_size)
 
     def advance(
         self, tokens: Sequence[int] | Tensor, state: State, *, all_logits: bool = False

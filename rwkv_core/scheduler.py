@@ -33,7 +33,7 @@ _GPU_SLOTS = 32
 _STATES_PER_SLOT = 3
 _MEMORY_PARTS = 16
 
-_BUSY = "server busy, please try again.  maximum pending requests exceeded"  # Ollama's words
+BUSY = "server busy, please try again.  maximum pending requests exceeded"  # Ollama's words
 
 
 class Schedulable(Protocol):
@@ -95,7 +95,7 @@ class Scheduler(Generic[S]):
     def add(self, sequence: S) -> None:
         """Puts a sequence at the end of the queue. Raises EngineBusyError when that is full."""
         if len(self._waiting) + len(self.running) >= self.num_slots + self.max_queue:
-            raise EngineBusyError(_BUSY)
+            raise EngineBusyError(BUSY)
         self._waiting.append(sequence)
 
     def withdraw(self, is_it: Callable[[S], bool]) -> bool:

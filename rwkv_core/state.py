@@ -85,6 +85,10 @@ class State:
     def clone(self) -> State:
         return State(self.time_shift.clone(), self.channel_shift.clone(), self.wkv.clone())
 
+    def to(self, device: torch.device) -> State:
+        """The same on a device: this one itself if it is there."""
+        return State(self.time_shift.to(device), self.channel_shift.to(device), self.wkv.to(device))
+
     def split(self) -> list[State]:
         """Every sequence by itself, as views: what changes them changes this state."""
         parts = (self.time_shift, self.channel_shift, self.wkv)

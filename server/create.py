@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
@@ -15,10 +15,11 @@ from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
 from rwkv_core.checkpoint.recipes import Recipe, find_recipe
 from rwkv_core.errors import AnserError, CheckpointError
+from rwkv_core.initial_state import encode_initial_state, read_initial_state
 from rwkv_core.loading import GGUF_MODEL_KEY, HUGGING_FACE_JSON_KEY, find_tokenizer
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
 from server.demo_model import DEMO_NAME, ensure_demo_model
-from server.manifests import MODEL_TYPE, Manifest
+from server.manifests import ADAPTER_TYPE, MODEL_TYPE, Manifest
 from server.modelfile import Modelfile, ModelfileError
 from server.names import InvalidNameError, ModelName
 from server.options import read_options
@@ -62,25 +63,35 @@ def create_model(
     _check_supported(modelfile)
     read_options(modelfile.parameters, {})
     work = _Work(store, recipe, progress, warn)
+    parent = None
     path = _local_path(modelfile.source, folder)
     if path is None:
         parent = _find_parent(store, modelfile.source, folder)
+        path = parent.path
+    # Before the weights, which take longer: it may be another model's.
+    adapter_file = _read_adapter(modelfile, folder, path)
+    if parent is not None:
         blob, source, title = work.take_model(parent), parent.name.shortest, parent.title
     else:
-        parent, source, title = None, "", model_title(path)
-        blob = work.import_file(path)
+        blob, source, title = work.import_file(path), "", model_title(path)
+    new_blobs = [blob]
     try:
+        parts = _parts(modelfile, parent)
+        if adapter_file is not None:
+            adapter = store.add_blob(adapter_file)
+            new_blobs.append(adapter)
+            parts = replace(parts, adapter=adapter.as_layer(ADAPTER_TYPE))
         progress("writing the manifest", 0, 0)
-        return write_model(store, name, blob, _parts(modelfile, parent), source=source, title=title)
+        return write_model(store, name, blob, parts, source=source, title=title)
     except BaseException:
-        if blob.is_new:
-            store.blob_path(blob.digest).unlink(missing_ok=True)
+        for each in new_blobs:
+            if each.is_new:
+                store.blob_path(each.digest).unlink(missing_ok=True)
         raise
 
 
 def _check_supported(modelfile: Modelfile) -> None:
     reasons = {
-        "adapter": "ADAPTER is not supported yet; leave the line out",
         "template": "TEMPLATE is not supported yet (configs/prompts holds the prompts of "
         "RWKV-7 models); leave the line out",
     }
@@ -90,6 +101,10 @@ def _check_supported(modelfile: Modelfile) -> None:
         if command.name == "requires" and _version(command.value) > _version(OLLAMA_VERSION):
             problem = f"REQUIRES Ollama {command.value}; Anser does what {OLLAMA_VERSION} does"
             raise ModelfileError(problem, command.line)
+    adapters = list(modelfile.all("adapter"))
+    if len(adapters) > 1:
+        problem = "a second ADAPTER; a model has one initial state"
+        raise ModelfileError(problem, adapters[1].line)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -104,6 +119,22 @@ def _local_path(source: str, folder: Path) -> Path | None:
         return path if path.exists() else None
     except (OSError, RuntimeError, ValueError):  # a name too long, no home, a null character
         return None
+
+
+def _read_adapter(modelfile: Modelfile, folder: Path, model: Path) -> bytes | None:
+    """The tuned initial state that ADAPTER names, as the store keeps it; None without the line.
+
+    Raises CreateError when there is no such file, CheckpointError when it is none for `model`.
+    """
+    name = modelfile.last("adapter")
+    if name is None:
+        return None
+    path = _local_path(name, folder)
+    if path is None:
+        raise CreateError(f"ADAPTER {name}: there is no file of that name in {folder.resolve()}")
+    with closing(open_checkpoint(model)) as checkpoint:
+        config = read_config(checkpoint)
+    return encode_initial_state(read_initial_state(path, config))
 
 
 def _find_parent(store: Store, source: str, folder: Path) -> StoredModel:
@@ -136,6 +167,7 @@ def _parts(modelfile: Modelfile, parent: StoredModel | None) -> ModelParts:
         )
     old = tuple({"role": each.role, "content": each.content} for each in parent.messages)
     return ModelParts(
+        adapter=parent.manifest.layer(ADAPTER_TYPE),
         system=system or parent.system,
         template=parent.template,
         parameters={**parent.parameters, **modelfile.parameters},

@@ -50,7 +50,8 @@ class Settings:
 
     `states` is where the states of chats are kept, None for in memory only; how much memory and
     disk they take depends on what is free where the number of bytes is None. `num_parallel` None:
-    as many requests at once as memory allows, for each model.
+    as many requests at once as memory allows, for each model; `max_loaded_models` None: as many
+    models as Ollama would have in memory.
     """
 
     host: str = DEFAULT_HOST
@@ -63,6 +64,7 @@ class Settings:
     device: str = "auto"
     num_parallel: int | None = None
     max_queue: int = DEFAULT_MAX_QUEUE
+    max_loaded_models: int | None = None
     states: Path | None = None
     states_memory: int | None = None
     states_disk: int | None = None
@@ -87,6 +89,7 @@ class Settings:
             device=_read_device(variables.get("ANSER_DEVICE")),
             num_parallel=_read_number("OLLAMA_NUM_PARALLEL", variables) or None,
             max_queue=_read_number("OLLAMA_MAX_QUEUE", variables, DEFAULT_MAX_QUEUE),
+            max_loaded_models=_read_number("OLLAMA_MAX_LOADED_MODELS", variables) or None,
             states=_read_states(variables.get("ANSER_STATES")),
             states_memory=_read_size("ANSER_STATES_MEMORY", variables),
             states_disk=_read_size("ANSER_STATES_DISK", variables),

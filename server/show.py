@@ -72,6 +72,8 @@ def _single_values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _modelfile(model: StoredModel, system: str, parameters: Mapping[str, Any]) -> str:
     commands = [Command("from", str(model.path))]
+    if model.adapter is not None:
+        commands.append(Command("adapter", str(model.adapter)))
     if model.template:
         commands.append(Command("template", model.template))
     if system:

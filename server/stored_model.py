@@ -13,6 +13,7 @@ from rwkv_core.chat.prompt_format import PromptFormat, choose_prompt_format
 from rwkv_core.errors import AnserError, CheckpointError
 from server.gguf_facts import ARCHITECTURE, GGUFFacts, read_facts
 from server.manifests import (
+    ADAPTER_TYPE,
     CONFIG_TYPE,
     LICENSE_TYPE,
     MESSAGES_TYPE,
@@ -21,6 +22,7 @@ from server.manifests import (
     SYSTEM_TYPE,
     TEMPLATE_TYPE,
     DamagedModelError,
+    Layer,
     Manifest,
 )
 from server.names import ModelName
@@ -49,6 +51,7 @@ class StoredModel:
     title: str
     manifest: Manifest
     path: Path
+    adapter: Path | None  # a tuned initial state
     facts: GGUFFacts
     prompt_format: PromptFormat
     config: Mapping[str, Any]
@@ -86,6 +89,7 @@ class StoredModel:
 class ModelParts:
     """What a model is made of besides its file. Empty parts get no layer."""
 
+    adapter: Layer | None = None
     system: str = ""
     template: str = ""
     parameters: Mapping[str, Any] | None = None
@@ -150,6 +154,8 @@ def write_model(
     """
     facts = read_facts(store.blob_path(model.digest))
     layers = [model.as_layer(MODEL_TYPE, source)]
+    if parts.adapter is not None:
+        layers.append(parts.adapter)
 
     def add(media_type: str, content: str) -> None:
         layers.append(store.add_blob(content.encode()).as_layer(media_type))
@@ -190,9 +196,7 @@ def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredMode
         raise ForeignModelError(
             f"{name.shortest} has no GGUF file; Anser runs RWKV-7 models in GGUF files"
         )
-    path = store.blob_path(layer.digest)
-    if not path.is_file():
-        raise DamagedModelError(f"its file {path.name} is missing")
+    path = _existing(store, layer)
     try:
         facts = read_facts(path)
     except CheckpointError as error:
@@ -213,6 +217,7 @@ def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredMode
         title=title,
         manifest=manifest,
         path=path,
+        adapter=_find_adapter(store, name, manifest),
         facts=facts,
         prompt_format=choose_prompt_format(name.shortest, facts.name, title),
         config=config,
@@ -222,6 +227,22 @@ def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredMode
         messages=_read_messages(_read_json(store, messages.digest, list)) if messages else (),
         licenses=tuple(texts(LICENSE_TYPE)),
     )
+
+
+def _find_adapter(store: Store, name: ModelName, manifest: Manifest) -> Path | None:
+    adapters = manifest.all(ADAPTER_TYPE)
+    if len(adapters) > 1:
+        raise ForeignModelError(
+            f"{name.shortest} has {len(adapters)} adapters; Anser runs models with one at most"
+        )
+    return _existing(store, adapters[0]) if adapters else None
+
+
+def _existing(store: Store, layer: Layer) -> Path:
+    path = store.blob_path(layer.digest)
+    if not path.is_file():
+        raise DamagedModelError(f"its file {path.name} is missing")
+    return path
 
 
 def _foreign(name: ModelName, family: str) -> str:

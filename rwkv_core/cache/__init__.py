@@ -6,8 +6,9 @@ cache a `Snapshot.of` the slot wherever a later prompt may part from this one.
 
 from rwkv_core.cache.disk_tier import DiskStatistics, DiskTier
 from rwkv_core.cache.key import ModelKey, Numerics
+from rwkv_core.cache.memory_tier import MemoryTier
 from rwkv_core.cache.snapshot import Snapshot, SnapshotKind
-from rwkv_core.cache.state_cache import CacheStatistics, Hit, StateCache
+from rwkv_core.cache.state_cache import CacheStatistics, Hit, StateCache, write_evicted
 from rwkv_core.cache.state_file import load_state, save_state
 from rwkv_core.cache.tokens import TokenArray, TokenIds, as_tokens
 
@@ -16,6 +17,7 @@ __all__ = [
     "DiskStatistics",
     "DiskTier",
     "Hit",
+    "MemoryTier",
     "ModelKey",
     "Numerics",
     "Snapshot",
@@ -26,4 +28,5 @@ __all__ = [
     "as_tokens",
     "load_state",
     "save_state",
+    "write_evicted",
 ]

@@ -23,8 +23,9 @@ def states_folder() -> Path:
 
 
 def memory_budget(available: int | None = None) -> int:
-    """Bytes of memory for snapshots: a tenth of what this process may still take, from 64 MiB to 2
-    GiB. `available` (default: as measured) is best looked at after the weights have been loaded.
+    """Bytes of memory for the snapshots of all models: a tenth of what this process may still take,
+    from 64 MiB to 2 GiB. `available` (default: as measured) is best looked at after the weights
+    have been loaded; what snapshots take by then belongs to it.
     """
     available = available_bytes() if available is None else available
     if available is None:

@@ -1,19 +1,22 @@
-"""Snapshots in memory, within a budget in bytes.
+"""Snapshots in memory: of all models, within one budget in bytes.
 
 What goes when the budget is full: a snapshot behind which the cache has seen the same chat go on is
 superseded; only an edit, a retry or a branch needs it again. Superseded ones may keep a quarter of
 the budget (more where there is room), so that one long chat cannot push out the newest snapshots of
 the others, nor a thousand chats that never come back the turns of the one in use. On either side
 the least recently used goes first, superseded checkpoints of long texts before ends of turns.
-System prompts count as newest whatever follows them. Using a snapshot uses those before it.
+System prompts count as newest whatever follows them. Using a snapshot uses those before it. Whose
+model a snapshot is makes no difference to its turn, but none is found under another model's key.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from rwkv_core.cache.key import ModelKey
 from rwkv_core.cache.prefix_tree import NODE_BYTES, Node, PrefixTree
 from rwkv_core.cache.snapshot import Snapshot, SnapshotKind
 from rwkv_core.cache.tokens import TokenArray
@@ -31,9 +34,28 @@ class _Standing(Enum):
 
 @dataclass
 class _Kept:
+    key: ModelKey
     snapshot: Snapshot
     kind: SnapshotKind
     standing: _Standing
+
+
+@dataclass
+class _Share:
+    """What one model has in the tier."""
+
+    tree: PrefixTree[_Kept] = field(default_factory=PrefixTree)
+    snapshot_bytes: int = 0
+    num_evicted: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one model has in the tier, and how much of it had to go since it came."""
+
+    num_snapshots: int
+    num_bytes: int
+    num_evicted: int
 
 
 @dataclass(frozen=True)
@@ -48,18 +70,20 @@ class Found:
 class Evicted:
     """A snapshot that the tier no longer holds."""
 
+    key: ModelKey
     tokens: TokenArray
     snapshot: Snapshot
     kind: SnapshotKind
 
 
 class MemoryTier:
-    """Snapshots by the tokens before them. Not safe for several threads at once."""
+    """Snapshots by their model and the tokens before them. Safe for several threads."""
 
     def __init__(self, budget: int) -> None:
-        """`budget` in bytes: of states and logits, and of tokens and nodes of the tree."""
-        self.budget = budget
-        self._tree: PrefixTree[_Kept] = PrefixTree()
+        """`budget` in bytes: of states and logits, and of tokens and nodes of the trees."""
+        self._lock = threading.Lock()  # guards all below
+        self._budget = budget
+        self._shares: dict[ModelKey, _Share] = {}
         # The least recently used first.
         self._by_standing: dict[_Standing, OrderedDict[Node[_Kept], None]] = {
             standing: OrderedDict() for standing in _Standing
@@ -67,45 +91,78 @@ class MemoryTier:
         self._snapshot_bytes = dict.fromkeys(_Standing, 0)
 
     def __len__(self) -> int:
-        return len(self._tree)
+        with self._lock:
+            return sum(len(share.tree) for share in self._shares.values())
+
+    @property
+    def budget(self) -> int:
+        return self._budget
 
     @property
     def num_bytes(self) -> int:
-        return sum(self._snapshot_bytes.values()) + self._tree.num_bytes
+        with self._lock:
+            return self._num_bytes()
 
-    def find(self, tokens: TokenArray) -> Found | None:
+    def usage(self, key: ModelKey) -> Usage:
+        with self._lock:
+            share = self._shares.get(key, _Share())
+            num_bytes = share.snapshot_bytes + share.tree.num_bytes
+            return Usage(len(share.tree), num_bytes, share.num_evicted)
+
+    def find(self, key: ModelKey, tokens: TokenArray) -> Found | None:
         """The snapshot of the longest prefix; counts as a use of it and of those before it."""
-        prefixes = self._tree.prefixes(tokens)
-        for node in prefixes:
-            self._by_standing[_kept(node).standing].move_to_end(node)
-        if not prefixes:
-            return None
-        longest = prefixes[-1]
-        if not longest.children:
-            self._place(longest, _Standing.NEWEST)  # what came behind it has been evicted
-        return Found(longest.num_tokens, _kept(longest).snapshot)
+        with self._lock:
+            share = self._shares.get(key)
+            prefixes = share.tree.prefixes(tokens) if share else []
+            for node in prefixes:
+                self._by_standing[_kept(node).standing].move_to_end(node)
+            if not prefixes:
+                return None
+            longest = prefixes[-1]
+            if not longest.children:
+                self._place(longest, _Standing.NEWEST)  # what came behind it has been evicted
+            return Found(longest.num_tokens, _kept(longest).snapshot)
 
-    def put(self, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind) -> list[Evicted]:
+    def put(
+        self, key: ModelKey, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind
+    ) -> list[Evicted]:
         """Keeps a snapshot; returns what had to go for it, itself if it is too large.
 
         Where there is one for the same tokens, that stays: they are equal.
         """
-        if snapshot.nbytes + tokens.nbytes + 2 * NODE_BYTES > self.budget:
-            return [Evicted(tokens, snapshot, kind)]
-        prefixes = self._tree.prefixes(tokens)
-        if prefixes and prefixes[-1].num_tokens == len(tokens):
-            node = prefixes.pop()
-            kept = _kept(node)
-            kept.kind = max(kept.kind, kind)
-        else:
-            kept = _Kept(snapshot, kind, _Standing.NEWEST)
-            node = self._tree.insert(tokens, kept)
-            self._by_standing[kept.standing][node] = None
-            self._snapshot_bytes[kept.standing] += snapshot.nbytes
-        if prefixes:
-            self._place(prefixes[-1], _Standing.SUPERSEDED)
-        self._place(node, _Standing.SUPERSEDED if node.children else _Standing.NEWEST)
-        return self._make_room()
+        with self._lock:
+            share = self._shares.setdefault(key, _Share())
+            if snapshot.nbytes + tokens.nbytes + 2 * NODE_BYTES > self._budget:
+                share.num_evicted += 1
+                return [Evicted(key, tokens, snapshot, kind)]
+            prefixes = share.tree.prefixes(tokens)
+            if prefixes and prefixes[-1].num_tokens == len(tokens):
+                node = prefixes.pop()
+                kept = _kept(node)
+                kept.kind = max(kept.kind, kind)
+            else:
+                kept = _Kept(key, snapshot, kind, _Standing.NEWEST)
+                node = share.tree.insert(tokens, kept)
+                share.snapshot_bytes += snapshot.nbytes
+                self._by_standing[kept.standing][node] = None
+                self._snapshot_bytes[kept.standing] += snapshot.nbytes
+            if prefixes:
+                self._place(prefixes[-1], _Standing.SUPERSEDED)
+            self._place(node, _Standing.SUPERSEDED if node.children else _Standing.NEWEST)
+            return self._make_room()
+
+    def resize(self, budget: int) -> list[Evicted]:
+        """Sets the budget; returns what had to go for it."""
+        with self._lock:
+            self._budget = budget
+            return self._make_room()
+
+    def drop(self, key: ModelKey) -> None:
+        """Forgets everything of a model."""
+        with self._lock:
+            share = self._shares.pop(key, _Share())
+            for node in share.tree:
+                self._forget(node)
 
     def _place(self, node: Node[_Kept], standing: _Standing) -> None:
         """Makes a node the most recently used of those with this standing, or the nearest that its
@@ -116,28 +173,39 @@ class MemoryTier:
             standing = _Standing.NEWEST
         elif standing is _Standing.SUPERSEDED and kept.kind is SnapshotKind.CHECKPOINT:
             standing = _Standing.CHECKPOINT
-        del self._by_standing[kept.standing][node]
-        self._snapshot_bytes[kept.standing] -= kept.snapshot.nbytes
+        self._forget(node)
         kept.standing = standing
         self._by_standing[standing][node] = None
         self._snapshot_bytes[standing] += kept.snapshot.nbytes
 
+    def _forget(self, node: Node[_Kept]) -> None:
+        """Takes a node out of the order in which they go."""
+        kept = _kept(node)
+        del self._by_standing[kept.standing][node]
+        self._snapshot_bytes[kept.standing] -= kept.snapshot.nbytes
+
     def _make_room(self) -> list[Evicted]:
         evicted = []
-        while self.num_bytes > self.budget:
+        while self._num_bytes() > self._budget:
             node = next(iter(self._by_standing[self._standing_to_evict()]))
             kept = _kept(node)
-            evicted.append(Evicted(node.tokens, kept.snapshot, kept.kind))
-            del self._by_standing[kept.standing][node]
-            self._snapshot_bytes[kept.standing] -= kept.snapshot.nbytes
-            self._tree.remove(node)
+            evicted.append(Evicted(kept.key, node.tokens, kept.snapshot, kept.kind))
+            share = self._shares[kept.key]
+            share.snapshot_bytes -= kept.snapshot.nbytes
+            share.num_evicted += 1
+            self._forget(node)
+            share.tree.remove(node)
         return evicted
+
+    def _num_bytes(self) -> int:
+        of_trees = sum(share.tree.num_bytes for share in self._shares.values())
+        return sum(self._snapshot_bytes.values()) + of_trees
 
     def _standing_to_evict(self) -> _Standing:
         checkpoints = self._snapshot_bytes[_Standing.CHECKPOINT]
         superseded = checkpoints + self._snapshot_bytes[_Standing.SUPERSEDED]
         has_newest = bool(self._by_standing[_Standing.NEWEST])
-        if has_newest and superseded <= self.budget // SUPERSEDED_PARTS:
+        if has_newest and superseded <= self._budget // SUPERSEDED_PARTS:
             return _Standing.NEWEST
         return _Standing.CHECKPOINT if checkpoints else _Standing.SUPERSEDED
 

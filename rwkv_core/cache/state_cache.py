@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rwkv_core.cache.disk_tier import DiskTier
 from rwkv_core.cache.key import ModelKey
-from rwkv_core.cache.memory_tier import MemoryTier
+from rwkv_core.cache.memory_tier import Evicted, MemoryTier
 from rwkv_core.cache.snapshot import Snapshot, SnapshotKind
 from rwkv_core.cache.tokens import TokenArray, TokenIds, as_tokens, in_scope
 
@@ -32,7 +33,7 @@ class CacheStatistics:
     num_evicted: int  # from memory
     num_snapshots: int
     num_bytes: int
-    budget: int
+    budget: int  # of the memory, which other models may share
 
 
 class StateCache:
@@ -41,17 +42,22 @@ class StateCache:
     A snapshot that came from elsewhere, so that this process cannot vouch for it, belongs into a
     scope of its own, with all that is computed from it: it is found under that scope's name only.
 
-    The disk may serve several caches; whoever opened it closes it, after the last `put`.
+    Memory and disk may serve several caches, which then have the same of both; whoever opened the
+    disk closes it, after the last `put`.
     """
 
-    def __init__(self, key: ModelKey, memory_budget: int, disk: DiskTier | None = None) -> None:
-        """`memory_budget` in bytes. Beside it, `disk` holds what waits to be written."""
+    def __init__(
+        self, key: ModelKey, memory: MemoryTier | int, disk: DiskTier | None = None
+    ) -> None:
+        """`memory` may be the budget in bytes of one that is not shared. Beside it, `disk` holds
+        what waits to be written.
+        """
         self.key = key
+        self._memory = memory if isinstance(memory, MemoryTier) else MemoryTier(memory)
         self._disk = disk
         self._lock = threading.Lock()  # guards all below
-        self._memory = MemoryTier(memory_budget)
         self._num_lookups = self._num_memory_hits = self._num_disk_hits = 0
-        self._num_tokens_looked_up = self._num_tokens_reused = self._num_evicted = 0
+        self._num_tokens_looked_up = self._num_tokens_reused = 0
 
     def lookup(self, tokens: TokenIds, scope: str = "") -> Hit | None:
         """The snapshot of the longest prefix of `tokens`, all of them included.
@@ -61,8 +67,7 @@ class StateCache:
         num_asked = len(tokens)
         ids = in_scope(as_tokens(tokens), scope)
         num_before = len(ids) - num_asked  # the mark of the scope
-        with self._lock:
-            in_memory = self._memory.find(ids)
+        in_memory = self._memory.find(self.key, ids)
         num_tokens = in_memory.num_tokens if in_memory else 0
         on_disk = None
         if self._disk is not None and num_tokens < len(ids):
@@ -98,7 +103,12 @@ class StateCache:
             self._disk.put(self.key, ids, snapshot, kind)
         self._keep(ids, snapshot, kind)
 
+    def drop_memory(self) -> None:
+        """Forgets what is in memory, when the model goes; what is on disk stays."""
+        self._memory.drop(self.key)
+
     def statistics(self) -> CacheStatistics:
+        usage = self._memory.usage(self.key)
         with self._lock:
             return CacheStatistics(
                 num_lookups=self._num_lookups,
@@ -106,17 +116,19 @@ class StateCache:
                 num_disk_hits=self._num_disk_hits,
                 num_tokens_looked_up=self._num_tokens_looked_up,
                 num_tokens_reused=self._num_tokens_reused,
-                num_evicted=self._num_evicted,
-                num_snapshots=len(self._memory),
-                num_bytes=self._memory.num_bytes,
+                num_evicted=usage.num_evicted,
+                num_snapshots=usage.num_snapshots,
+                num_bytes=usage.num_bytes,
                 budget=self._memory.budget,
             )
 
     def _keep(self, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind) -> None:
         """In memory; what has to go for it, to disk."""
-        with self._lock:
-            evicted = self._memory.put(tokens, snapshot, kind)
-            self._num_evicted += len(evicted)
-        if self._disk is not None:
-            for each in evicted:
-                self._disk.put(self.key, each.tokens, each.snapshot, each.kind)
+        write_evicted(self._memory.put(self.key, tokens, snapshot, kind), self._disk)
+
+
+def write_evicted(evicted: Iterable[Evicted], disk: DiskTier | None) -> None:
+    """Hands what has left the memory, of whatever model, over to the disk that goes with it."""
+    if disk is not None:
+        for each in evicted:
+            disk.put(each.key, each.tokens, each.snapshot, each.kind)

@@ -77,7 +77,7 @@ def name_other_model(names: Collection[str]) -> str | None:
     """What the tensors are when they are an RWKV's that Anser cannot run: "is an RWKV-6 model"."""
     leaves = {name.partition("blocks.")[2].partition(".")[2] or name for name in names}
     if leaves == {"att.time_state"}:
-        return "holds a tuned initial state, not a model"
+        return "holds a tuned initial state, not a model: name it in ADAPTER, and its model in FROM"
     marks: set[str] = (
         set()
     )  # "att", "ln_x", "weight", "att.ln_x" and "ln_x.weight" of "att.ln_x.weight"

@@ -31,6 +31,7 @@ Serve Ollama's API until Ctrl-C. Everything is set by environment variables:
   OLLAMA_HOST        address and port (127.0.0.1:11434; port 0 takes a free one)
   OLLAMA_MODELS      folder of the models (~/.anser/models)
   OLLAMA_KEEP_ALIVE  how long an unused model stays in memory (5m)
+  OLLAMA_MAX_LOADED_MODELS  how many models may be in memory at once (3)
   OLLAMA_ORIGINS     origins whose web pages may call, beside this machine's
   OLLAMA_DEBUG       1 for a log that says more
   ANSER_DEVICE       auto, cpu, cuda or cuda:N
@@ -46,7 +47,8 @@ Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/m
 
 FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
 to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, MESSAGE and
-LICENSE may follow. A server need not run; one that runs has the new model at once.
+LICENSE may follow, and ADAPTER with a tuned initial state (a time_state file, .pth or
+safetensors). A server need not run; one that runs has the new model at once.
 
 TYPE, from the largest to the smallest: q8_0, q6_k, q5_1, q5_k_m, q5_0, q4_k_m, q4_0.
 """
@@ -164,6 +166,9 @@ def _add_create(commands: _Commands) -> None:
     )
     sources.add_argument(
         "--from", dest="source", metavar="FILE|NAME", help="as a Modelfile with only this FROM"
+    )
+    parser.add_argument(
+        "--adapter", metavar="FILE", help="a tuned initial state, as an ADAPTER line names it"
     )
     parser.add_argument(
         "-q", "--quantize", metavar="TYPE", help="store the weights with fewer bits, as TYPE"

@@ -61,9 +61,18 @@ def _modelfile(arguments: argparse.Namespace) -> tuple[Modelfile, Path]:
     if arguments.source is not None:
         if not arguments.source:
             raise CommandError("--from needs a file or the name of a model")
-        return Modelfile((Command("from", arguments.source),)), Path()
-    modelfile = parse_modelfile(decode_modelfile(_read(arguments.file)))
-    return modelfile, Path() if arguments.file == "-" else Path(arguments.file).parent
+        modelfile, folder = Modelfile((Command("from", arguments.source),)), Path()
+    else:
+        modelfile = parse_modelfile(decode_modelfile(_read(arguments.file)))
+        folder = Path() if arguments.file == "-" else Path(arguments.file).parent
+    if arguments.adapter is None:
+        return modelfile, folder
+    if not arguments.adapter:
+        raise CommandError("--adapter needs a file")
+    if modelfile.last("adapter") is not None:
+        raise CommandError("--adapter and an ADAPTER line: a model has one initial state")
+    adapter = Command("adapter", os.path.abspath(arguments.adapter))
+    return Modelfile((*modelfile.commands, adapter)), folder
 
 
 def _read(file: str) -> bytes:

@@ -27,7 +27,7 @@ from rwkv_core.errors import GenerationError
 from rwkv_core.executor import Segment
 from rwkv_core.model import Model
 from rwkv_core.sampler import SamplingOptions
-from server import model_manager as server_model_manager
+from server import model_loading as server_model_loading
 from server import streaming as server_streaming
 from server.names import ModelName
 from server.settings import Settings
@@ -246,7 +246,7 @@ def test_a_model_is_loaded_once_for_all_who_wait(
         assert may_load.wait(TIMEOUT_S)
         return load_model(path, **options)
 
-    monkeypatch.setattr(server_model_manager, "load_model", slow_load)
+    monkeypatch.setattr(server_model_loading, "load_model", slow_load)
     with ThreadPoolExecutor() as pool:
         answers = [pool.submit(short, server) for _ in range(4)]
         wait_until(lambda: bool(loads))

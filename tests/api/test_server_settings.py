@@ -77,22 +77,27 @@ def test_a_bad_value_is_named_in_one_line(name: str, value: str) -> None:
 def test_how_many_at_once_and_where_states_are_kept() -> None:
     default = Settings.from_environment({})
     assert (default.num_parallel, default.max_queue) == (None, 512)
+    assert default.max_loaded_models is None
     assert default.states == Path.home() / ".anser" / "states"
     assert (default.states_memory, default.states_disk) == (None, None)
     given = Settings.from_environment(
         {
             "OLLAMA_NUM_PARALLEL": "3",
             "OLLAMA_MAX_QUEUE": "0",
+            "OLLAMA_MAX_LOADED_MODELS": "2",
             "ANSER_STATES": "/data/states",
             "ANSER_STATES_MEMORY": "500MB",
             "ANSER_STATES_DISK": "2gb",
         }
     )
     assert (given.num_parallel, given.max_queue) == (3, 0)
+    assert given.max_loaded_models == 2
     assert given.states == Path("/data/states")
     assert (given.states_memory, given.states_disk) == (500 * 10**6, 2 * 10**9)
     assert Settings.from_environment({"ANSER_STATES": "off"}).states is None
-    assert Settings.from_environment({"OLLAMA_NUM_PARALLEL": "0"}).num_parallel is None
+    automatic = {"OLLAMA_NUM_PARALLEL": "0", "OLLAMA_MAX_LOADED_MODELS": "0"}
+    assert Settings.from_environment(automatic).num_parallel is None
+    assert Settings.from_environment(automatic).max_loaded_models is None
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,8 @@ def test_files_that_are_no_model_are_refused_and_leave_nothing(
     [
         ("FROM nobody\n", "FROM nobody: there is neither a file of that name in"),
         ("FROM ./nobody.pth\n", "there is neither"),
-        ("FROM {file}\nADAPTER lora.gguf\n", "line 2: ADAPTER is not supported yet"),
+        ("FROM {file}\nADAPTER a.pth\nADAPTER b.pth\n", "line 3: a second ADAPTER"),
+        ("FROM {file}\nADAPTER absent.pth\n", "ADAPTER absent.pth: there is no file of that name"),
         ("FROM {file}\nTEMPLATE x\n", "line 2: TEMPLATE is not supported yet"),
         ("FROM {file}\nREQUIRES 999.0.0\n", "line 2: REQUIRES"),
         ("FROM {file}\nPARAMETER temperature -1\n", "temperature"),

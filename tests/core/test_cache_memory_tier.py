@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_core.cache import Snapshot, SnapshotKind, as_tokens
+from rwkv_core.cache import ModelKey, Snapshot, SnapshotKind, as_tokens
 from rwkv_core.cache.memory_tier import Evicted, MemoryTier
 from rwkv_core.cache.prefix_tree import NODE_BYTES
-from tests.tools.snapshots import is_of, snapshot_of
+from tests.tools.snapshots import KEY, is_of, snapshot_of
 
 SIZE = snapshot_of([1]).nbytes
 # Room for so many snapshots of short texts.
@@ -26,12 +26,12 @@ SYSTEM_PROMPT, TURN, CHECKPOINT = (
 
 
 def put(tier: MemoryTier, tokens: Sequence[int], kind: SnapshotKind = TURN) -> list[Evicted]:
-    return tier.put(as_tokens(tokens), snapshot_of(tokens), kind)
+    return tier.put(KEY, as_tokens(tokens), snapshot_of(tokens), kind)
 
 
 def has(tier: MemoryTier, tokens: Sequence[int]) -> bool:
     """Whether exactly these tokens are there; counts as a use."""
-    found = tier.find(as_tokens(tokens))
+    found = tier.find(KEY, as_tokens(tokens))
     return found is not None and found.num_tokens == len(tokens)
 
 
@@ -43,15 +43,15 @@ def test_finds_the_longest_prefix() -> None:
     tier = MemoryTier(10 * FOR_ONE)
     put(tier, [1, 2])
     put(tier, [1, 2, 3, 4])
-    found = tier.find(as_tokens([1, 2, 3, 4, 5]))
+    found = tier.find(KEY, as_tokens([1, 2, 3, 4, 5]))
     assert found is not None
     assert found.num_tokens == 4
     assert is_of(found.snapshot, [1, 2, 3, 4])
-    found = tier.find(as_tokens([1, 2, 3]))
+    found = tier.find(KEY, as_tokens([1, 2, 3]))
     assert found is not None
     assert found.num_tokens == 2
-    assert tier.find(as_tokens([1])) is None
-    assert tier.find(as_tokens([2, 1])) is None
+    assert tier.find(KEY, as_tokens([1])) is None
+    assert tier.find(KEY, as_tokens([2, 1])) is None
 
 
 def test_the_least_recently_used_chat_goes_first() -> None:
@@ -109,7 +109,7 @@ def test_a_system_prompt_counts_as_newest() -> None:
         put(tier, [7] * end)
     assert has(tier, [7])
     for chat in range(100, 120):  # and it is used by every chat that begins with it
-        found = tier.find(as_tokens([7, chat]))
+        found = tier.find(KEY, as_tokens([7, chat]))
         assert found is not None
         assert found.num_tokens == 1
         put(tier, [7, chat])
@@ -142,12 +142,12 @@ def test_a_thousand_chats_come_and_go_within_the_budget() -> None:
     tier = MemoryTier(20 * FOR_ONE)
     rng = np.random.default_rng(0)
     snapshot = snapshot_of([0])
-    tier.put(as_tokens([1, 2, 3]), snapshot, SYSTEM_PROMPT)
+    tier.put(KEY, as_tokens([1, 2, 3]), snapshot, SYSTEM_PROMPT)
     for _ in range(1000):
         tokens = [1, 2, 3]
         for turn in range(3):
             tokens += rng.integers(0, 65536, 50).tolist()
-            tier.put(as_tokens(tokens), snapshot, TURN if turn % 2 else CHECKPOINT)
+            tier.put(KEY, as_tokens(tokens), snapshot, TURN if turn % 2 else CHECKPOINT)
             assert tier.num_bytes <= tier.budget
     assert has(tier, [1, 2, 3]) or len(tier) > 10
 
@@ -158,7 +158,7 @@ def test_a_snapshot_larger_than_the_budget_comes_back_at_once() -> None:
     small = MemoryTier(SIZE)
     assert evicted_tokens(put(small, [1])) == [[1]]
     assert len(small) == small.num_bytes == 0
-    assert evicted_tokens(tier.put(np.ones(10_000, np.int32), snapshot_of([2]), TURN)) == [
+    assert evicted_tokens(tier.put(KEY, np.ones(10_000, np.int32), snapshot_of([2]), TURN)) == [
         [1] * 10_000
     ]
     assert has(tier, [1])
@@ -194,10 +194,10 @@ def test_never_over_budget_never_another_texts_and_nothing_lost_unseen(
         if is_put:
             snapshot = snapshot_of(tokens)
             kept.setdefault(tuple(tokens), snapshot)
-            for each in tier.put(as_tokens(tokens), snapshot, kind):
+            for each in tier.put(KEY, as_tokens(tokens), snapshot, kind):
                 assert kept.pop(tuple(each.tokens.tolist())) is each.snapshot
         else:
-            found = tier.find(as_tokens(tokens))
+            found = tier.find(KEY, as_tokens(tokens))
             ends = [end for end in range(len(tokens) + 1) if tuple(tokens[:end]) in kept]
             assert (found.num_tokens if found else 0) == max(ends, default=0)
             if found:
@@ -212,3 +212,55 @@ def test_a_lonely_snapshot_stays_whatever_it_is(kind: SnapshotKind) -> None:
     for end in range(1, 10):
         put(tier, [1] * end, kind)
         assert has(tier, [1] * end)
+
+
+OTHER = ModelKey("c" * 64, "d" * 64)
+
+
+def test_models_share_one_budget_but_no_snapshot() -> None:
+    tier = MemoryTier(3 * FOR_ONE)
+    put(tier, [1, 1])
+    tier.put(OTHER, as_tokens([1, 1]), snapshot_of([2]), TURN)
+    found = tier.find(OTHER, as_tokens([1, 1, 5]))
+    assert found is not None
+    assert is_of(found.snapshot, [2])
+    assert tier.find(OTHER, as_tokens([3, 3])) is None
+    put(tier, [3, 3])
+    assert has(tier, [1, 1])
+    # The least recently used is the other model's.
+    (evicted,) = put(tier, [4, 4])
+    assert (evicted.key, evicted.tokens.tolist()) == (OTHER, [1, 1])
+    assert is_of(evicted.snapshot, [2])
+    assert tier.find(OTHER, as_tokens([1, 1])) is None
+    assert (tier.usage(OTHER).num_snapshots, tier.usage(OTHER).num_evicted) == (0, 1)
+    assert tier.usage(KEY).num_bytes == tier.num_bytes <= tier.budget
+
+
+def test_what_a_model_had_can_be_dropped() -> None:
+    tier = MemoryTier(4 * FOR_ONE)
+    put(tier, [1, 1])
+    put(tier, [1, 1, 1], CHECKPOINT)
+    tier.put(OTHER, as_tokens([1, 1]), snapshot_of([2]), SYSTEM_PROMPT)
+    of_other = tier.usage(OTHER)
+    tier.drop(KEY)
+    assert tier.find(KEY, as_tokens([1, 1, 1])) is None
+    assert tier.usage(OTHER) == of_other
+    assert tier.num_bytes == of_other.num_bytes
+    tier.drop(OTHER)
+    tier.drop(OTHER)
+    assert len(tier) == tier.num_bytes == 0
+    for chat in range(6):
+        put(tier, [chat, chat])
+    assert len(tier) == 4
+
+
+def test_a_smaller_budget_lets_the_least_recently_used_go() -> None:
+    tier = MemoryTier(4 * FOR_ONE)
+    for chat in (1, 2, 3):
+        put(tier, [chat, chat])
+    tier.put(OTHER, as_tokens([4, 4]), snapshot_of([4]), TURN)
+    assert has(tier, [1, 1])
+    assert evicted_tokens(tier.resize(2 * FOR_ONE)) == [[2, 2], [3, 3]]
+    assert tier.num_bytes <= tier.budget == 2 * FOR_ONE
+    assert tier.resize(9 * FOR_ONE) == []
+    assert has(tier, [1, 1])

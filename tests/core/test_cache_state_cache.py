@@ -14,7 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_core.cache import DiskTier, Hit, ModelKey, Numerics, Snapshot, SnapshotKind, StateCache
+from rwkv_core.cache import (
+    DiskTier,
+    Hit,
+    MemoryTier,
+    ModelKey,
+    Numerics,
+    Snapshot,
+    SnapshotKind,
+    StateCache,
+)
 from rwkv_core.cache.defaults import disk_budget, memory_budget, states_folder
 from rwkv_core.cache.prefix_tree import NODE_BYTES
 from rwkv_core.demo.evaluate import EMBEDDED
@@ -143,6 +152,22 @@ def test_another_model_finds_nothing(disk: DiskTier) -> None:
     assert disk.flush(30)
     for key in (ModelKey("c" * 64, KEY.numerics), ModelKey(KEY.model, "c" * 64)):
         assert StateCache(key, PLENTY, disk).lookup([1, 2]) is None
+
+
+def test_what_another_model_pushes_out_is_written_as_its_own(disk: DiskTier) -> None:
+    memory = MemoryTier(2 * FOR_ONE)
+    other_key = ModelKey("c" * 64, KEY.numerics)
+    mine, other = StateCache(KEY, memory, disk), StateCache(other_key, memory, disk)
+    put(mine, [1, 2], CHECKPOINT)
+    for text in ([1, 2], [3], [4]):
+        put(other, text, CHECKPOINT)
+    assert mine.statistics().num_snapshots == 0
+    assert (mine.statistics().num_evicted, other.statistics().num_evicted) == (1, 1)
+    assert disk.flush(30)
+    assert found(mine, [1, 2, 3]) == 2
+    assert mine.lookup([3]) is None
+    other.drop_memory()
+    assert memory.num_bytes == mine.statistics().num_bytes > 0
 
 
 def test_statistics() -> None:

@@ -101,7 +101,8 @@ def cold(model: Model, request: GenerationRequest) -> Receiver:
 def snapshots(cache: StateCache) -> dict[tuple[int, ...], SnapshotKind]:
     """The tokens and kinds of what the cache holds in memory."""
     found: dict[tuple[int, ...], SnapshotKind] = {}
-    for node in cache._memory._tree:
+    share = cache._memory._shares.get(cache.key)
+    for node in share.tree if share else ():
         assert node.entry is not None
         found[tuple(node.tokens.tolist())] = node.entry.kind
     return found
