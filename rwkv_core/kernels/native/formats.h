@@ -22,6 +22,9 @@ enum class Type : int {
 
 // Rows of one panel: the lanes of a float32 vector of 512 bits.
 constexpr int64_t kPanelRows = 16;
+// Panels of float types that lie together: for one row of activations they are four chains of additions
+// over one stream of memory.
+constexpr int64_t kPanelGroup = 4;
 // Values that share one scale of the activations, and that a kernel decodes at once.
 constexpr int64_t kSubBlock = 32;
 // Rows whose codes of one column lie together in the layout by columns.

@@ -157,43 +157,49 @@ class Pass {
     // The second products of the low-rank pairs, the recurrence, and all else that is done head by
     // head, up to what the output matrix reads.
     void heads(Team& team, const TimeMix& att, int64_t layer) {
-        const int64_t unit = channels_of_unit(sizes_.head_size);
-        const bool wants_codes = layout_of(att.output->type()).is_quantized();
-        const Activations& gated = scratch_.gated;
-        team.deal(width_ / unit, 1, [&](int64_t index, int64_t) {
-            const int64_t channel = index * unit;
-            const Scratch::Private& mine = scratch_.threads[team.rank()];
-            for (int i = 0; i < kNumLowRank; ++i) {
-                if (!att.up[i]) continue;
-                const Rows low = scratch_.low_rank[i].rows(rows_, att.up[i]->cols());
-                kernels_.multiply_panels(*att.up[i], low, channel / 16, (channel + unit) / 16,
-                                         mine.low_rank[i] - channel, unit);
-            }
-            for (int64_t c = channel; c < channel + unit; c += sizes_.head_size)
-                for (int64_t segment = 0; segment < batch_.num_segments; ++segment)
-                    kernels_.wkv_head(head_task(att, layer, c, c - channel, segment, mine));
-            if (wants_codes)
-                for (int64_t t = 0; t < rows_; ++t)
-                    gated.quantize(gated.values + t * width_, channel / 32, (channel + unit) / 32, t,
-                                   rows_);
-            for (int64_t segment = 0; segment < batch_.num_segments; ++segment)
-                std::memcpy(time_shift(segment, layer) + channel,
-                            scratch_.last + segment * width_ + channel, unit * sizeof(float));
+        const int64_t unit = channels_of_unit(sizes_.head_size), units = width_ / unit;
+        // With few rows the matrices' memory is what takes time: longer runs of it.
+        const int64_t grain =
+            rows_ > kFewRows ? 1 : std::max<int64_t>(1, (units + team.size() - 1) / team.size());
+        team.deal(units, grain, [&](int64_t first, int64_t last) {
+            heads_of(att, layer, unit * first, unit * last, scratch_.threads[team.rank()]);
         });
     }
 
-    HeadTask head_task(const TimeMix& att, int64_t layer, int64_t channel, int64_t channel_in_unit,
-                       int64_t segment, const Scratch::Private& mine) const {
+    void heads_of(const TimeMix& att, int64_t layer, int64_t begin, int64_t end,
+                  const Scratch::Private& mine) {
+        const int64_t count = end - begin;
+        for (int i = 0; i < kNumLowRank; ++i) {
+            if (!att.up[i]) continue;
+            const Rows low = scratch_.low_rank[i].rows(rows_, att.up[i]->cols());
+            kernels_.multiply_panels(*att.up[i], low, begin / 16, end / 16,
+                                     mine.low_rank[i] - begin, count);
+        }
+        for (int64_t channel = begin; channel < end; channel += sizes_.head_size)
+            for (int64_t segment = 0; segment < batch_.num_segments; ++segment)
+                kernels_.wkv_head(
+                    head_task(att, layer, channel, channel - begin, count, segment, mine));
+        const Activations& gated = scratch_.gated;
+        if (layout_of(att.output->type()).is_quantized())
+            for (int64_t t = 0; t < rows_; ++t)
+                gated.quantize(gated.values + t * width_, begin / 32, end / 32, t, rows_);
+        for (int64_t segment = 0; segment < batch_.num_segments; ++segment)
+            std::memcpy(time_shift(segment, layer) + begin,
+                        scratch_.last + segment * width_ + begin, count * sizeof(float));
+    }
+
+    // The low-rank sums have `stride` channels, of which the head's begin at `low_channel`.
+    HeadTask head_task(const TimeMix& att, int64_t layer, int64_t channel, int64_t low_channel,
+                       int64_t stride, int64_t segment, const Scratch::Private& mine) const {
         const int64_t start = batch_.starts[segment], at = start * width_ + channel;
-        const int64_t unit = channels_of_unit(sizes_.head_size);
-        const int64_t low_at = start * unit + channel_in_unit;
+        const int64_t low_at = start * stride + low_channel;
         const SegmentState& state = batch_.states[segment];
         const bool has_first = layer > 0;
         HeadTask task;
         task.size = sizes_.head_size;
         task.length = batch_.starts[segment + 1] - start;
         task.stride = width_;
-        task.low_rank_stride = unit;
+        task.low_rank_stride = stride;
         task.r = scratch_.r + at;
         task.w = mine.low_rank[kW] + low_at;
         task.k = scratch_.k + at;
@@ -234,7 +240,7 @@ class Pass {
     }
 
     bool packs_hidden(const ChannelMix& ffn) const {
-        return rows_ <= kMostPackedRows && ffn.value->by_columns() &&
+        return rows_ <= kFewRows && ffn.value->by_columns() &&
                layout_of(ffn.value->type()).is_quantized();
     }
 

@@ -63,7 +63,7 @@ void matmul(const Matrix& matrix, const float* x, int64_t num_rows, float* out) 
             rows.sums = forms.sums.data();
             rows.scaled_sums = forms.scaled_sums.data();
         }
-        if (is_quantized && matrix.by_columns() && rows.count <= kMostPackedRows) {
+        if (is_quantized && matrix.by_columns() && rows.count <= kFewRows) {
             rows.split_halves = matrix.type() == Type::Q6_K;
             forms.active.resize(cols / 32);
             forms.packed.resize(forms.codes.size());

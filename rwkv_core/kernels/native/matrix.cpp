@@ -219,14 +219,15 @@ void fill_panel(Type type, int64_t cols, const uint8_t* raw, int64_t row_bytes, 
     }
 }
 
+// Up to 16 rows of the file -> panel `index` of a group of `panels`, which begins at `group`.
 template <class Word>
 void fill_float_panel(int64_t cols, int64_t pair, const uint8_t* raw, int64_t row_bytes,
-                      int num_rows, uint8_t* panel) {
+                      int num_rows, int64_t index, int64_t panels, uint8_t* group) {
     for (int r = 0; r < num_rows; ++r) {
         const uint8_t* row = raw + r * row_bytes;
         for (int64_t k = 0; k < cols; ++k) {
-            const int64_t place = (k / pair * 16 + r) * pair + k % pair;
-            std::memcpy(panel + place * static_cast<int64_t>(sizeof(Word)),
+            const int64_t place = ((k / pair * panels + index) * 16 + r) * pair + k % pair;
+            std::memcpy(group + place * static_cast<int64_t>(sizeof(Word)),
                         row + k * static_cast<int64_t>(sizeof(Word)), sizeof(Word));
         }
     }
@@ -347,14 +348,18 @@ void Matrix::fill(int64_t first_row, const uint8_t* raw, int64_t num_rows) {
                 const uint8_t* from = raw + p * kPanelRows * row_bytes_;
                 const int64_t left = num_rows - p * kPanelRows;
                 const int count = static_cast<int>(left < kPanelRows ? left : kPanelRows);
-                uint8_t* panel = data + (first_row / kPanelRows + p) * panel_bytes_;
+                const int64_t index = first_row / kPanelRows + p, in_group = index % kPanelGroup;
+                uint8_t* panel = data + index * panel_bytes_;
+                uint8_t* group = panel - in_group * panel_bytes_;
+                const int64_t together = std::min(kPanelGroup, this->panels() - (index - in_group));
                 if (layout.is_quantized())
                     fill_panel(type_, cols_, from, row_bytes_, count, panel);
                 else if (type_ == Type::F32)
-                    fill_float_panel<uint32_t>(cols_, 1, from, row_bytes_, count, panel);
+                    fill_float_panel<uint32_t>(cols_, 1, from, row_bytes_, count, in_group, together,
+                                               group);
                 else
                     fill_float_panel<uint16_t>(cols_, type_ == Type::BF16 ? 2 : 1, from, row_bytes_,
-                                               count, panel);
+                                               count, in_group, together, group);
             }
         });
     });

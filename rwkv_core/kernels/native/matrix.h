@@ -13,7 +13,8 @@
 //         low plane   8 bits: [8][16][4]; 4 bits: [4][16][4], the low half of a byte belongs to
 //                     group g, the high half to group g + 4
 //
-// and for float types [cols][16 rows] (BF16: [cols / 2][16 rows][2]).
+// and for float types, kPanelGroup panels together (the last of a matrix: those that there are),
+// [cols][panels][16 rows] (BF16: [cols / 2][panels][16 rows][2]).
 //
 // By columns: for every block of columns
 //

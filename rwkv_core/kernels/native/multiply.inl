@@ -270,9 +270,9 @@ static void quantized_panels(const Matrix& matrix, const Rows& rows, int64_t fir
     }
 }
 
-// Tokens, columns and panels of the part that a float product is made in: activations and
+// Tokens and columns of the part that a float product of a group is made in: activations and
 // accumulators then fit the first-level cache together.
-constexpr int64_t kTileTokens = 64, kTileColumns = 64, kTilePanels = 4;
+constexpr int64_t kTileTokens = 64, kTileColumns = 64;
 
 // acc[n][t] += w[k][n] * x[t][k] for `panels` panels n: `column(n, k)` is 16 rows of column k.
 // Activations are copied to where their rows do not compete for the same lines of the cache.
@@ -319,27 +319,29 @@ ANSER_INLINE void multiply_float_tile(const Rows& rows, int64_t t0, int64_t toke
     }
 }
 
+// Column k of panel `index` of a group of `panels`, see matrix.h.
 template <Type type>
-ANSER_INLINE F float_column(const uint8_t* panel, int64_t k) {
-    if constexpr (type == Type::F32) return load((const float*)panel + 16 * k);
-    if constexpr (type == Type::F16) return load_f16(panel + 32 * k);
+ANSER_INLINE F float_column(const uint8_t* group, int64_t k, int64_t index, int64_t panels) {
+    if constexpr (type == Type::F32) return load((const float*)group + 16 * (k * panels + index));
+    if constexpr (type == Type::F16) return load_f16(group + 32 * (k * panels + index));
     if constexpr (type == Type::BF16) {
-        const uint8_t* pairs = panel + 64 * (k / 2);
+        const uint8_t* pairs = group + 64 * (k / 2 * panels + index);
         return k % 2 ? load_bf16_odd(pairs) : load_bf16_even(pairs);
     }
 }
 
-// Panels side by side for one token: a single chain of additions would wait for each of them.
-template <Type type, int panels>
-ANSER_INLINE void multiply_one(const uint8_t* panel, int64_t panel_bytes, const float* x, int64_t K,
-                               float* acc) {
-    F lanes[panels];
-    for (int n = 0; n < panels; ++n) lanes[n] = zero();
+// A whole group for one token: a single chain of additions would wait for each of them.
+template <Type type>
+ANSER_INLINE void multiply_group_by_one(const uint8_t* group, const float* x, int64_t K,
+                                        float* acc) {
+    F lanes[kPanelGroup];
+#pragma GCC unroll 4
+    for (int n = 0; n < kPanelGroup; ++n) lanes[n] = zero();
     auto add_column = [&](int64_t k) ANSER_FORCED {
         F factor = splat(x[k]);
 #pragma GCC unroll 4
-        for (int n = 0; n < panels; ++n)
-            lanes[n] = fma(float_column<type>(panel + n * panel_bytes, k), factor, lanes[n]);
+        for (int n = 0; n < kPanelGroup; ++n)
+            lanes[n] = fma(float_column<type>(group, k, n, kPanelGroup), factor, lanes[n]);
     };
     int64_t k = 0;
     for (; k + 2 <= K; k += 2) {
@@ -347,29 +349,31 @@ ANSER_INLINE void multiply_one(const uint8_t* panel, int64_t panel_bytes, const 
         add_column(k + 1);
     }
     if (k < K) add_column(k);
-    for (int n = 0; n < panels; ++n) store(acc + 16 * n, lanes[n]);
+#pragma GCC unroll 4
+    for (int n = 0; n < kPanelGroup; ++n) store(acc + 16 * n, lanes[n]);
 }
 
 template <Type type>
 static void float_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
                          float* out, int64_t out_stride) {
     const int64_t T = rows.count, K = matrix.cols();
-    alignas(64) float acc[kTilePanels * kTileTokens * 16];
-    for (int64_t p = first; p < last; p += kTilePanels) {
-        const int64_t panels = smaller(kTilePanels, last - p);
-        const uint8_t* data = matrix.data() + p * matrix.panel_bytes();
+    alignas(64) float acc[kPanelGroup * kTileTokens * 16];
+    for (int64_t p = first, next; p < last; p = next) {
+        const int64_t start = p / kPanelGroup * kPanelGroup;  // of the group
+        const int64_t together = smaller(kPanelGroup, matrix.panels() - start);
+        next = smaller(last, start + together);
+        const uint8_t* group = matrix.data() + start * matrix.panel_bytes();
         for (int64_t t0 = 0; t0 < T; t0 += kTileTokens) {
             const int64_t tokens = smaller(kTileTokens, T - t0);
-            if (tokens == 1 && panels == 4) {
-                multiply_one<type, 4>(data, matrix.panel_bytes(), rows.values + t0 * rows.stride, K,
-                                      acc);
+            if (tokens == 1 && next - p == kPanelGroup) {
+                multiply_group_by_one<type>(group, rows.values + t0 * rows.stride, K, acc);
             } else {
                 auto column = [&](int64_t n, int64_t k) ANSER_FORCED {
-                    return float_column<type>(data + n * matrix.panel_bytes(), k);
+                    return float_column<type>(group, k, p - start + n, together);
                 };
-                multiply_float_tile(rows, t0, tokens, K, panels, column, acc);
+                multiply_float_tile(rows, t0, tokens, K, next - p, column, acc);
             }
-            for (int64_t n = 0; n < panels; ++n)
+            for (int64_t n = 0; n < next - p; ++n)
                 write_panel(acc + n * tokens * 16, tokens, matrix.rows() - (p + n) * 16,
                             out + t0 * out_stride + (p + n) * 16, out_stride);
         }

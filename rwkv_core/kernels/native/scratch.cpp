@@ -58,11 +58,13 @@ void Scratch::carve(Carver& carver, const ModelSizes& sizes, int64_t largest_ran
     carver(gated, rows, width);
     carver(hidden, rows, sizes.n_ffn);
     carver(active, sizes.n_ffn / 32);
-    carver(packed, std::min(rows, kMostPackedRows) * sizes.n_ffn);
+    carver(packed, std::min(rows, kFewRows) * sizes.n_ffn);
+    const int64_t low_rank_size = std::max(rows * channels_of_unit(sizes.head_size),
+                                           std::min(rows, kFewRows) * width);
     for (Private& mine : threads) {
         for (float*& normed : mine.normed) carver(normed, width);
         carver(mine.mixed, width);
-        for (float*& low : mine.low_rank) carver(low, rows * channels_of_unit(sizes.head_size));
+        for (float*& low : mine.low_rank) carver(low, low_rank_size);
         carver(mine.hidden, rows * 32 * kHiddenBlocks);
     }
 }

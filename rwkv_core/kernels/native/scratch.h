@@ -10,9 +10,10 @@
 
 namespace anser {
 
-// The most rows that a product by columns gets without the channels that are zero in all of them:
-// with more there are hardly any.
-constexpr int64_t kMostPackedRows = 16;
+// With up to so many rows, as when texts are decoded, a pass takes as long as the memory's reads: then
+// what is read lies in long runs, and a product by columns gets its rows without the channels that are
+// zero in all of them (with more there are hardly any).
+constexpr int64_t kFewRows = 16;
 
 // Activations in memory of their own, in all the forms of `Rows`.
 struct Activations {
@@ -34,7 +35,7 @@ class Scratch {
     struct Private {
         float* normed[2];            // [n_embd]: two rows after a layer norm
         float* mixed;                // [n_embd]: a row on its way to being quantized
-        float* low_rank[kNumLowRank];  // [rows][channels of a unit of heads]
+        float* low_rank[kNumLowRank];  // [rows][channels of the heads of a part]
         float* hidden;               // [rows][32 * kHiddenBlocks]
         int64_t zero_channels;
     };
@@ -55,7 +56,7 @@ class Scratch {
     Activations gated;                  // n_embd: what the output matrix reads
     Activations hidden;                 // n_ffn
     uint32_t* active;                   // [n_ffn / 32]
-    int8_t* packed;                     // [n_ffn / 32][rows, at most kMostPackedRows][32]
+    int8_t* packed;                     // [n_ffn / 32][rows, at most kFewRows][32]
     std::vector<Private> threads;
 
   private:

@@ -117,8 +117,8 @@ void Lerp::add(const Matrix* reader) {
 
 int64_t panels_per_part(const Matrix& matrix) {
     const int64_t panels = std::max(int64_t{1}, kPartBytes / matrix.panel_bytes());
-    // Float panels are multiplied four at a time.
-    return layout_of(matrix.type()).is_quantized() ? panels : (panels + 3) / 4 * 4;
+    if (layout_of(matrix.type()).is_quantized()) return panels;
+    return (panels + kPanelGroup - 1) / kPanelGroup * kPanelGroup;
 }
 
 Weights::Weights(const ModelSizes& sizes, const NamedWeights& named)
