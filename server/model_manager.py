@@ -27,6 +27,7 @@ from rwkv_core.scheduler import default_num_slots
 from server.durations import FOREVER_NS
 from server.errors import ApiError
 from server.manifests import MODEL_TYPE
+from server.metrics import ServerMetrics, note_model
 from server.prompt_tokens import TextEncoder
 from server.settings import Settings
 from server.stored_model import StoredModel
@@ -47,6 +48,8 @@ class LoadedModel:
     engine: Engine
     cache: StateCache
     encoder: TextEncoder
+    metrics: ServerMetrics  # of the server
+    state_bytes: int  # of one sequence
     keep_alive_ns: int
     idle_since_ns: int | None = None  # wall clock; None while a request uses the model
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
@@ -69,6 +72,7 @@ class ModelManager:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.metrics = ServerMetrics()
         self._settings = settings
         self._opening_states = threading.Lock()  # guards the next
         self._states: DiskTier | None = None  # opened with the first model
@@ -81,6 +85,11 @@ class ModelManager:
     def loaded(self) -> list[LoadedModel]:
         """What is in memory, longest to live first."""
         return sorted(self._loaded.values(), key=lambda each: each.expires_at_ns, reverse=True)
+
+    @property
+    def disk_tier(self) -> DiskTier | None:
+        """The states on disk; None before a model has been loaded, or when none are kept."""
+        return self._states
 
     @asynccontextmanager
     async def use(
@@ -95,6 +104,7 @@ class ModelManager:
         try:
             loaded = await self._get(stored)
             loaded.stored = stored  # the name last asked for is the one that is shown
+            note_model(stored.name.shortest)
             if keep_alive_ns is not None:
                 loaded.keep_alive_ns = keep_alive_ns
             self._stop_clock(loaded)
@@ -177,12 +187,23 @@ class ModelManager:
         cache = StateCache(
             key, settings.states_memory or memory_budget(available), self._open_states()
         )
+        state_bytes = model.new_state().nbytes
         num_slots = settings.num_parallel or default_num_slots(
-            model.new_state().nbytes, available, is_gpu=model.device.type != "cpu"
+            state_bytes, available, is_gpu=model.device.type != "cpu"
         )
         engine = Engine(model, cache=cache, num_slots=num_slots, max_queue=settings.max_queue)
+        self.metrics.caches.add(cache)
         encoder = TextEncoder(model.tokenizer)
-        return LoadedModel(stored, model, engine, cache, encoder, settings.keep_alive_ns)
+        return LoadedModel(
+            stored,
+            model,
+            engine,
+            cache,
+            encoder,
+            self.metrics,
+            state_bytes,
+            settings.keep_alive_ns,
+        )
 
     def _open_states(self) -> DiskTier | None:
         """The states on disk, of all models; None when they are to be kept in memory only."""
@@ -220,7 +241,7 @@ class ModelManager:
         key = _key(loaded.stored)
         if self._loaded.get(key) is loaded:
             del self._loaded[key]
-        task = asyncio.create_task(asyncio.to_thread(loaded.engine.close))
+        task = asyncio.create_task(asyncio.to_thread(_close, loaded))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         log.info("unloaded %s", loaded.stored.name.shortest)
@@ -228,6 +249,11 @@ class ModelManager:
     async def _wait_for_closing(self) -> None:
         if self._closing:
             await asyncio.wait(set(self._closing))
+
+
+def _close(loaded: LoadedModel) -> None:
+    loaded.engine.close()
+    loaded.metrics.caches.retire(loaded.cache)
 
 
 def _key(stored: StoredModel) -> str:
