@@ -11,6 +11,7 @@ from server.cli.errors import CommandError
 
 _FORMATS = (".png", ".svg", ".pdf")
 _SIZE_INCHES = (11.0, 7.5)
+_HEADROOM = 1.1
 
 _PANELS: Sequence[tuple[str, Callable[[Turn], float | None]]] = (
     ("tokens read", lambda turn: turn.reply.num_read),
@@ -35,6 +36,7 @@ def draw(results: Sequence[ChatResult], path: str) -> None:
     """Raises CommandError when the file cannot be written."""
     # Imported here: it takes a second, and may not be installed.
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     panels = figure.subplots(2, 2).flatten()
@@ -46,7 +48,8 @@ def draw(results: Sequence[ChatResult], path: str) -> None:
             axes.plot(numbers, heights, marker=".", label=_label(result))
         axes.set_xlabel("turn")
         axes.set_title(title)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * _HEADROOM)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     panels[0].legend()
     try:

@@ -38,8 +38,7 @@ def bench_chat(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> i
     status = Status(sys.stderr)
     results = [result for model in models for result in _play_chats(arguments, model, status)]
     if not arguments.json:
-        table = chat_table(results)
-        print("\n".join([*table.head(), *map(table.row, results)]))
+        print(chat_table(results).whole(results))
         print(f"\n`{_command(arguments)}` on {processor_name()}. {CHAT_NOTES}")
     if arguments.plot is not None:
         draw(results, arguments.plot)
@@ -60,12 +59,10 @@ def bench_load(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> i
         if arguments.json:
             print(json.dumps(result.as_json()), flush=True)
         else:
-            streams = stream_table()
             print(f"{model.label}, {arguments.load} chats at once\n")
-            print("\n".join([*streams.head(), *map(streams.row, result.streams)]), "\n", flush=True)
+            print(stream_table().whole(result.streams), end="\n\n", flush=True)
     if not arguments.json:
-        table = load_table(results)
-        print("\n".join([*table.head(), *map(table.row, results)]))
+        print(load_table(results).whole(results))
         print(f"\n`{_command(arguments)}` on {processor_name()}.")
     return 0 if all(result.are_equal for result in results) else 1
 
