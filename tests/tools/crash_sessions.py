@@ -127,6 +127,7 @@ class Crashes:
                 for chat in chats[: share // 2]:
                     chat.is_safe = True
                 self._kill_at_work(server, chats[share // 2 :])
+            unused += [chat for chat in chats if not chat.messages]  # for another try
             self._show(f"killed {number} of {self._num_kills} times")
         with self._served() as server:
             self._begin(server, unused)
