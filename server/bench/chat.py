@@ -40,10 +40,11 @@ def play_chat(
         messages.append(said)
         reply = asker.ask(messages, think=plan.think)
         messages.append({"role": "assistant", "content": reply.content, "thinking": reply.thinking})
+        if number in probes or number in (1, plan.num_turns):
+            asker.wait_until_idle()  # what is being read ahead takes memory, too
         memory = asker.memory()
         fresh = None
         if number in probes:
-            asker.wait_until_idle()
             fresh = asker.ask([messages[0], said], think=plan.think)
             asker.wait_until_idle()
         yield Turn(number, reply, memory, fresh)
