@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rwkv_core.config import ModelConfig
+from rwkv_core.own_memory import zero_floats
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,10 @@ class State:
         """The state before any token."""
         shift = (config.n_layer, batch_size, config.n_embd)
         size = config.head_size
-        return cls(
-            torch.zeros(shift, device=device),
-            torch.zeros(shift, device=device),
-            torch.zeros((config.n_layer, batch_size, config.n_head, size, size), device=device),
-        )
+        shapes = (shift, shift, (config.n_layer, batch_size, config.n_head, size, size))
+        if torch.device(device).type == "cpu":
+            return cls(*zero_floats(shapes))
+        return cls(*(torch.zeros(shape, device=device) for shape in shapes))
 
     @classmethod
     def cat(cls, states: Sequence[State]) -> State:
@@ -83,7 +83,12 @@ class State:
         return self.time_shift.nbytes + self.channel_shift.nbytes + self.wkv.nbytes
 
     def clone(self) -> State:
-        return State(self.time_shift.clone(), self.channel_shift.clone(), self.wkv.clone())
+        parts = (self.time_shift, self.channel_shift, self.wkv)
+        if self.wkv.device.type != "cpu":
+            return State(*(part.clone() for part in parts))
+        copy = State(*zero_floats([part.shape for part in parts]))
+        copy.copy_(self)
+        return copy
 
     def to(self, device: torch.device) -> State:
         """The same on a device: this one itself if it is there."""

@@ -83,10 +83,11 @@ async def reply(
         snapshot_at=snapshot_at,
         cache_scope=prompt.cache_scope,
     )
+    watch = loaded.metrics.watch(loaded.stored.name.shortest, timing.start_ns)
     reader = _Reader(prompt)
     texts: list[str] = []
     try:
-        async with aclosing(generate(loaded.engine, request)) as events:
+        async with aclosing(generate(loaded.engine, request, watch)) as events:
             async for event in events:
                 if isinstance(event, FinishedEvent):
                     for piece in reader.flush():

@@ -39,6 +39,7 @@ from rwkv_core.model import Model
 from rwkv_core.scheduler import default_num_slots
 from server.errors import ApiError
 from server.manifests import MODEL_TYPE
+from server.metrics import ServerMetrics
 from server.model_slots import NoRoomError
 from server.prompt_tokens import TextEncoder
 from server.settings import Settings
@@ -63,6 +64,8 @@ class LoadedModel:
     engine: Engine
     cache: StateCache
     encoder: TextEncoder
+    metrics: ServerMetrics  # of the server
+    state_bytes: int  # of one sequence
     keep_alive_ns: int
     idle_since_ns: int | None = None  # wall clock; None while a request uses the model
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
@@ -93,8 +96,9 @@ def model_key(stored: StoredModel) -> str:
 class ModelLoader:
     """Loads and unloads models: the `Keeper` of `ModelSlots`. One load runs at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: ServerMetrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._memory: MemoryTier | None = None
         self._disk: DiskTier | None = None
         self._guard = threading.Lock()  # of the two above
@@ -102,6 +106,11 @@ class ModelLoader:
         self._models: weakref.WeakValueDictionary[tuple[Path, Path | None], Model] = (
             weakref.WeakValueDictionary()
         )
+
+    @property
+    def disk_tier(self) -> DiskTier | None:
+        """The states on disk; None before a model has been loaded, or when none are kept."""
+        return self._disk
 
     async def load(self, stored: StoredModel) -> LoadedModel:
         """Raises ApiError (500) that names the model, NoRoomError where memory is short."""
@@ -133,6 +142,7 @@ class ModelLoader:
         model.stop_clock()
         name, executor = model.stored.name.shortest, model.model.executor
         await asyncio.to_thread(model.engine.close)
+        self._metrics.caches.retire(model.cache)
         model.cache.drop_memory()
         others = [each for each in self._models.values() if each is not model.model]
         is_shared = any(each.executor is executor for each in others)
@@ -166,12 +176,23 @@ class ModelLoader:
         self._rebalance()
         memory, disk = self._open_states()
         cache = StateCache(key, memory, disk)
+        self._metrics.caches.add(cache)
+        state_bytes = model.new_state().nbytes
         num_slots = settings.num_parallel or default_num_slots(
-            model.new_state().nbytes, available, is_gpu=model.device.type != "cpu"
+            state_bytes, available, is_gpu=model.device.type != "cpu"
         )
         engine = Engine(model, cache=cache, num_slots=num_slots, max_queue=settings.max_queue)
         encoder = TextEncoder(model.tokenizer)
-        return LoadedModel(stored, model, engine, cache, encoder, settings.keep_alive_ns)
+        return LoadedModel(
+            stored,
+            model,
+            engine,
+            cache,
+            encoder,
+            self._metrics,
+            state_bytes,
+            settings.keep_alive_ns,
+        )
 
     def _read(self, stored: StoredModel, device: str) -> Model:
         """The weights, shared where they are in memory already, and the initial state."""

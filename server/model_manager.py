@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from rwkv_core.cache import DiskTier
 from server.durations import FOREVER_NS
+from server.metrics import ServerMetrics, note_model
 from server.model_loading import LoadedModel, ModelLoader, model_key
 from server.model_slots import ModelSlots
 from server.settings import Settings
@@ -32,7 +34,8 @@ class ModelManager:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._loader = ModelLoader(settings)
+        self.metrics = ServerMetrics()
+        self._loader = ModelLoader(settings, self.metrics)
         self._slots: ModelSlots[LoadedModel] = ModelSlots(
             self._loader,
             max_loaded=settings.max_loaded_models or _MAX_LOADED,
@@ -49,6 +52,11 @@ class ModelManager:
         """Requests that wait for a model because others are in memory, or being loaded."""
         return self._slots.num_waiting
 
+    @property
+    def disk_tier(self) -> DiskTier | None:
+        """The states on disk; None before a model has been loaded, or when none are kept."""
+        return self._loader.disk_tier
+
     @asynccontextmanager
     async def use(
         self, stored: StoredModel, keep_alive_ns: int | None = None
@@ -61,6 +69,7 @@ class ModelManager:
         key = model_key(stored)
         async with self._slots.use(key, partial(self._loader.load, stored)) as loaded:
             loaded.stored = stored  # the name last asked for is the one that is shown
+            note_model(stored.name.shortest)
             if keep_alive_ns is not None:
                 loaded.keep_alive_ns = keep_alive_ns
             loaded.stop_clock()

@@ -39,15 +39,22 @@ _MAX_UNREAD_CHARS = 1 << 20
 
 
 async def generate(
-    engine: Engine, request: GenerationRequest
+    engine: Engine, request: GenerationRequest, watch: Callable[[Event], None] | None = None
 ) -> AsyncGenerator[TextEvent | FinishedEvent]:
     """Runs one request on the engine and yields its events; the last one is a FinishedEvent.
 
     Closing the generator, by `aclose` or by cancelling the task that runs it, cancels the
-    generation. Raises what the engine failed with.
+    generation. Raises what the engine failed with. `watch` is called with every event on the
+    engine's thread, in no time.
     """
     mailbox = _Mailbox(asyncio.get_running_loop())
-    generation = engine.submit(request, mailbox.put)
+
+    def deliver(event: Event) -> None:
+        if watch is not None:
+            watch(event)
+        mailbox.put(event)
+
+    generation = engine.submit(request, deliver)
     mailbox.on_overflow = generation.cancel
     try:
         while True:

@@ -44,6 +44,10 @@ class Table(Generic[_Result]):
     def row(self, result: _Result) -> str:
         return self._line([column.cell(result) for column in self._columns])
 
+    def whole(self, results: Sequence[_Result]) -> str:
+        """The table of results that are all there."""
+        return "\n".join([*self.head(), *map(self.row, results)])
+
     def _line(self, cells: Sequence[str]) -> str:
         padded = (
             cell.rjust(width) if column.is_number else cell.ljust(width)

@@ -8,6 +8,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from rwkv_core.own_memory import zero_floats
 from rwkv_core.state import State
 
 
@@ -45,16 +46,12 @@ class Snapshot:
     @classmethod
     def of(cls, state: State, logits: Tensor) -> Snapshot:
         """A copy, of views and of what is on another device too."""
-        return cls(
-            State(_copy(state.time_shift), _copy(state.channel_shift), _copy(state.wkv)),
-            _copy(logits),
-        )
+        parts = (state.time_shift, state.channel_shift, state.wkv, logits)
+        copies = zero_floats([part.shape for part in parts])
+        for copy, part in zip(copies, parts, strict=True):
+            copy.copy_(part.detach())
+        return cls(State(*copies[:3]), copies[3])
 
     @property
     def nbytes(self) -> int:
         return self.state.nbytes + self.logits.nbytes
-
-
-def _copy(part: Tensor) -> Tensor:
-    copy = torch.empty(part.shape, dtype=part.dtype)
-    return copy.copy_(part.detach())

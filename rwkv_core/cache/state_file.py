@@ -27,6 +27,7 @@ from rwkv_core.cache.snapshot import Snapshot, SnapshotKind
 from rwkv_core.cache.tokens import TokenArray, TokenIds, as_tokens
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import StateFileError
+from rwkv_core.own_memory import zero_floats
 from rwkv_core.state import State
 
 _FORMAT = "anser-state"
@@ -183,18 +184,20 @@ def decode_state(source: Source, num_bytes: int) -> DecodedState:
     """
     head = read_head(source, num_bytes)
     hasher = blake2b(head.checked, digest_size=32)
-    tensors = {}
-    for name, shape in head.shapes.items():
-        tensors[name] = torch.empty(shape, dtype=_DTYPES[name])
-        _fill(source, _bytes_of(tensors[name]))
-        hasher.update(_bytes_of(tensors[name]))
+    tokens = read_tokens(source, head)
+    hasher.update(tokens.data.cast("B"))
+    names = [name for name in head.shapes if name != "tokens"]
+    tensors = zero_floats([head.shapes[name] for name in names])
+    for tensor in tensors:
+        _fill(source, _bytes_of(tensor))
+        hasher.update(_bytes_of(tensor))
     note = _read(source, head.num_note_bytes)
     hasher.update(note)
     if hasher.hexdigest() != head.checksum:
         raise StateFileError("is damaged: its checksum is another")
-    tokens: TokenArray = tensors.pop("tokens").numpy()
-    logits = tensors.pop("logits")
-    return DecodedState(head, tokens, Snapshot(State(**tensors), logits), note)
+    parts = dict(zip(names, tensors, strict=True))
+    logits = parts.pop("logits")
+    return DecodedState(head, tokens, Snapshot(State(**parts), logits), note)
 
 
 def save_state(key: ModelKey, tokens: TokenIds, snapshot: Snapshot) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn, TypeAlias
@@ -61,6 +62,11 @@ Measure models on this machine's processor: files, or names as `anser list` show
 decode are of random tokens from an empty state, as llama-bench does it; the table is Markdown.
 
 With --quality: perplexity on a text, divergence from the float32 model, and greedy texts.
+
+With --chat: chats over HTTP, with and without thinking, on a server of their own: what each turn
+reads and reuses, how soon it answers, and the server's memory.
+
+With --load N: N such chats at once, compared with each of them alone.
 """
 
 
@@ -185,7 +191,7 @@ def _add_bench(commands: _Commands) -> None:
     parser.add_argument("models", metavar="FILE|NAME", nargs="+", help="what to measure")
     for short, dest, help in (
         ("-p", "prompt_tokens", "tokens of the prompt (512)"),
-        ("-n", "decode_tokens", "tokens to decode (64)"),
+        ("-n", "decode_tokens", "tokens to decode (64), or the most that a reply may have"),
         ("-r", "repetitions", "repetitions of each measurement (3)"),
         ("-t", "threads", "threads (default: the physical cores)"),
         ("-b", "batch", "decode so many sequences at once, too"),
@@ -205,6 +211,27 @@ def _add_bench(commands: _Commands) -> None:
         metavar="FILE|NAME",
         help="with --quality: compare with this model in float32 (default: the model itself)",
     )
+    parser.add_argument("--chat", action="store_true", help="measure the turns of chats")
+    parser.add_argument("--load", metavar="N", type=_count, help="measure N chats at once")
+    parser.add_argument(
+        "--turns",
+        metavar="N,...",
+        type=_turns,
+        help="with --chat: a chat of so many turns each (10,100); with --load: of each chat (10)",
+    )
+    parser.add_argument(
+        "--think",
+        metavar="true|false",
+        type=_yes_or_no,
+        help="with --chat: only with or without thinking (both); with --load: with it",
+    )
+    parser.add_argument(
+        "--pause",
+        metavar="S",
+        type=_seconds,
+        help="with --chat: seconds between turns (1 with thinking, else 0)",
+    )
+    parser.add_argument("--plot", metavar="FILE.png", help="with --chat: draw the turns")
     parser.add_argument("--json", action="store_true", help="all numbers, one object a line")
 
 
@@ -212,6 +239,25 @@ def _count(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, not "{value}"')
     return int(value)
+
+
+def _turns(value: str) -> tuple[int, ...]:
+    counts = tuple(_count(each) for each in value.split(","))
+    if min(counts) < 2:
+        raise argparse.ArgumentTypeError("a chat has at least 2 turns")
+    return counts
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f'must be true or false, not "{value}"')
+    return value == "true"
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value):
+        raise argparse.ArgumentTypeError(f'must be seconds, as 1 or 0.5, not "{value}"')
+    return float(value)
 
 
 def _spell_out_think(argv: Sequence[str]) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rwkv_core.bench.machine import num_processors
 from rwkv_core.bench.options import (
@@ -28,22 +27,38 @@ from rwkv_core.bench.process import Listener
 from rwkv_core.bench.results import QualityResult, SpeedResult
 from rwkv_core.bench.runs import measure_quality, measure_speed
 from rwkv_core.bench.tables import Table, quality_notes, quality_table, speed_notes, speed_table
+from server.cli.bench_status import Status
 from server.cli.create import sigterm_as_exception
 from server.cli.errors import CommandError
-from server.cli.terminal import has_colour
 from server.names import InvalidNameError, ModelName
 from server.settings import Settings
 from server.store import Store
 
-_SPEED_ONLY = {
-    "prompt_tokens": "-p",
-    "decode_tokens": "-n",
-    "repetitions": "-r",
-    "batch": "-b",
-    "long": "--long",
-    "peer": "--peer",
+
+class _Mode(Enum):
+    """What is measured, by the option that asks for it."""
+
+    SPEED = ""
+    QUALITY = "--quality"
+    CHAT = "--chat"
+    LOAD = "--load"
+
+
+# The options that not every mode knows.
+_MODES_OF: Mapping[str, tuple[str, Sequence[_Mode]]] = {
+    "prompt_tokens": ("-p", (_Mode.SPEED,)),
+    "decode_tokens": ("-n", (_Mode.SPEED, _Mode.CHAT, _Mode.LOAD)),
+    "repetitions": ("-r", (_Mode.SPEED,)),
+    "batch": ("-b", (_Mode.SPEED,)),
+    "long": ("--long", (_Mode.SPEED,)),
+    "peer": ("--peer", (_Mode.SPEED,)),
+    "text": ("--text", (_Mode.QUALITY,)),
+    "reference": ("--reference", (_Mode.QUALITY,)),
+    "turns": ("--turns", (_Mode.CHAT, _Mode.LOAD)),
+    "think": ("--think", (_Mode.CHAT, _Mode.LOAD)),
+    "pause": ("--pause", (_Mode.CHAT,)),
+    "plot": ("--plot", (_Mode.CHAT,)),
 }
-_QUALITY_ONLY = {"text": "--text", "reference": "--reference"}
 
 
 class _Result(Protocol):
@@ -55,16 +70,21 @@ _R = TypeVar("_R", bound=_Result)
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model to measure. `word` is what the user called it, `label` what its row does."""
+    """A model to measure. `word` is what the user called it, `label` what its row does.
+
+    `is_file` tells a file or folder from a model of the store.
+    """
 
     word: str
     label: str
     path: str
+    is_file: bool
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Measures the models one after the other; each one's row is written when it is known."""
-    _check(arguments)
+    mode = _mode(arguments)
+    _check(arguments, mode)
     models = [find_model(word) for word in arguments.models]
     if arguments.threads is not None and arguments.threads > num_processors():
         print(
@@ -72,12 +92,14 @@ def execute(arguments: argparse.Namespace) -> int:
             "one another",
             file=sys.stderr,
         )
+    measure = {
+        _Mode.SPEED: _bench_speed,
+        _Mode.QUALITY: _bench_quality,
+        _Mode.CHAT: _bench_chat,
+        _Mode.LOAD: _bench_load,
+    }[mode]
     with sigterm_as_exception():
-        if arguments.quality:
-            _bench_quality(arguments, models)
-        else:
-            _bench_speed(arguments, models)
-    return 0
+        return measure(arguments, models)
 
 
 def find_model(word: str) -> BenchModel:
@@ -85,7 +107,8 @@ def find_model(word: str) -> BenchModel:
     path = Path(word)
     try:
         if path.exists():
-            return BenchModel(word, path.stem if path.is_file() else path.resolve().name, word)
+            label = path.stem if path.is_file() else path.resolve().name
+            return BenchModel(word, label, word, is_file=True)
     except (OSError, ValueError):  # a name too long, a null character
         pass
     # Imported here: what they need of PyTorch takes a second and memory.
@@ -104,16 +127,26 @@ def find_model(word: str) -> BenchModel:
         raise CommandError(
             f"{word}: there is neither a file of that name nor a model in `anser list`"
         )
-    return BenchModel(word, stored.name.shortest.removesuffix(":latest"), str(stored.path))
+    label = stored.name.shortest.removesuffix(":latest")
+    return BenchModel(word, label, str(stored.path), is_file=False)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _mode(arguments: argparse.Namespace) -> _Mode:
+    asked = [each for each in _Mode if each.value and getattr(arguments, each.value.strip("-"))]
+    if len(asked) > 1:
+        raise CommandError(f"{asked[0].value} and {asked[1].value}: measure one after the other")
+    return asked[0] if asked else _Mode.SPEED
+
+
+def _check(arguments: argparse.Namespace, mode: _Mode) -> None:
     """Refuses options that would have no effect, and a long text that is none."""
-    useless = _SPEED_ONLY if arguments.quality else _QUALITY_ONLY
-    for name, option in useless.items():
-        if getattr(arguments, name) is not None:
-            problem = "measures speed, not" if arguments.quality else "is only for"
-            raise CommandError(f"{option} {problem} --quality; leave one of them out")
+    for name, (option, modes) in _MODES_OF.items():
+        if getattr(arguments, name) is not None and mode not in modes:
+            flags = [each.value for each in modes if each.value]
+            problem = f"is only for {' and '.join(flags)}"
+            if _Mode.SPEED in modes:
+                problem = f"measures speed, not {mode.value}"
+            raise CommandError(f"{option} {problem}; leave one of them out")
     if arguments.long is not None and arguments.long <= SHORT_TEXT_TOKENS:
         raise CommandError(
             f"--long {arguments.long}: must be more than the {SHORT_TEXT_TOKENS} tokens that it "
@@ -121,7 +154,20 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _bench_speed(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> None:
+def _bench_chat(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> int:
+    # Imported here, as it needs a client, which the other measurements do not.
+    from server.cli.bench_chat import bench_chat  # noqa: PLC0415
+
+    return bench_chat(arguments, models)
+
+
+def _bench_load(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> int:
+    from server.cli.bench_chat import bench_load  # noqa: PLC0415
+
+    return bench_load(arguments, models)
+
+
+def _bench_speed(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> int:
     options = SpeedOptions(
         num_prompt_tokens=arguments.prompt_tokens or DEFAULT_PROMPT_TOKENS,
         num_decode_tokens=arguments.decode_tokens or DEFAULT_DECODE_TOKENS,
@@ -146,9 +192,10 @@ def _bench_speed(arguments: argparse.Namespace, models: Sequence[BenchModel]) ->
     results = _bench_all(models, measure, None if arguments.json else table)
     if not arguments.json:
         print(f"\n{speed_notes(results)}")
+    return 0
 
 
-def _bench_quality(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> None:
+def _bench_quality(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> int:
     reference = find_model(arguments.reference) if arguments.reference is not None else None
     options = QualityOptions(
         text=arguments.text, reference=reference.path if reference is not None else None
@@ -164,6 +211,7 @@ def _bench_quality(arguments: argparse.Namespace, models: Sequence[BenchModel]) 
     results = _bench_all(models, measure, None if arguments.json else table)
     if not arguments.json:
         print(f"\n{quality_notes(results, reference.label if reference is not None else None)}")
+    return 0
 
 
 def _bench_all(
@@ -173,7 +221,7 @@ def _bench_all(
 ) -> list[_R]:
     """Writes a row of `table` for each model, or without one a line of JSON."""
     results: list[_R] = []
-    status = _Status(sys.stderr)
+    status = Status(sys.stderr)
     for model in models:
         try:
             with status.of(model.label):
@@ -196,40 +244,3 @@ def _naming(model: BenchModel, problem: str) -> str:
 
 def _width(models: Sequence[BenchModel]) -> int:
     return max(len(model.label) for model in models)
-
-
-class _Status:
-    """On a terminal: one line that says what is being done. Every warning is written once.
-
-    The line changes when something new begins; nothing moves while something is being timed.
-    """
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._is_drawn = has_colour(out)
-        self._label = ""
-        self._warnings: set[str] = set()
-
-    @contextmanager
-    def of(self, label: str) -> Iterator[None]:
-        """What is shown inside is about the model `label`; the line is erased at the end."""
-        self._label = label
-        try:
-            yield
-        finally:
-            self._draw("")
-
-    def warn(self, text: str) -> None:
-        if text not in self._warnings:
-            self._warnings.add(text)
-            self._draw("")
-            print(f"note: {text}", file=self._out, flush=True)
-
-    def show(self, text: str) -> None:
-        columns = shutil.get_terminal_size().columns
-        self._draw(f"{self._label}: {text}"[: columns - 1])
-
-    def _draw(self, text: str) -> None:
-        if self._is_drawn:
-            self._out.write(f"\r\x1b[K{text}")
-            self._out.flush()

@@ -64,6 +64,14 @@ class Client:
         """Bring a model into memory: a chat request without messages."""
         self._call("POST", "/api/chat", {**request, "messages": [], "stream": False})
 
+    def metrics(self) -> str:
+        """The page of `/metrics`, which Anser has and Ollama has not."""
+        with self._translated():
+            response = self._http.get("/metrics")
+        if response.status_code != httpx.codes.OK:
+            raise _error_of(response)
+        return response.text
+
     def chat(self, request: Json) -> Generator[Json, None, None]:
         """The chunks of a reply. Closing it closes the connection, which stops the reply."""
         with self._translated(), self._http.stream("POST", "/api/chat", json=request) as response:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -33,12 +33,15 @@ sys.exit(main(sys.argv[1:]))
 
 
 @contextmanager
-def private_server() -> Iterator[str]:
-    """Start a server, give its URL, end it on leaving. Raises CommandError saying why it cannot."""
+def private_server(variables: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Start a server, give its URL, end it on leaving. Raises CommandError saying why it cannot.
+
+    `variables` of the environment are the server's, over those of this process.
+    """
     log_path = anser_folder() / "logs" / "server.log"
     with _open_log(log_path) as log:
         log_size = log.tell()
-        child = _start(log)
+        child = _start(log, variables or {})
         try:
             address = _read_address(child)
             if not address:
@@ -53,14 +56,14 @@ def anser_folder() -> Path:
     return Path.home() / ".anser"
 
 
-def _start(log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(log: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     paths = [path or os.getcwd() for path in sys.path]
     return subprocess.Popen(
         [sys.executable, "-c", _CHILD_CODE, json.dumps(paths), "serve", "--child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env={**os.environ, "OLLAMA_HOST": "127.0.0.1:0"},
+        env={**os.environ, **variables, "OLLAMA_HOST": "127.0.0.1:0"},
         start_new_session=True,  # Ctrl-C in the terminal is for the chat, not for its server
     )
 

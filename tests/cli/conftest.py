@@ -72,6 +72,12 @@ def anser(tmp_path_factory: pytest.TempPathFactory, endless_file: Path) -> Itera
         yield server
 
 
+@pytest.fixture
+def bare(tmp_path: Path) -> Anser:
+    """An environment whose store is empty."""
+    return Anser(tmp_path, tmp_path / "models")
+
+
 @contextmanager
 def running_server(anser: Anser) -> Iterator[Anser]:
     """`anser serve` on a free port; the Anser to reach it with."""

@@ -14,21 +14,10 @@ from typing import Any
 import pytest
 
 from rwkv_core.demo.evaluate import EMBEDDED
-from server.cli import main
 from tests.tools.anser_command import PATIENCE_S, Anser
+from tests.tools.bench_output import cells, children, exit_code
 
 QUICK = ("-p", "4", "-n", "2", "-r", "1", "-t", "1")
-
-
-@pytest.fixture
-def bare(tmp_path: Path) -> Anser:
-    """An environment whose store is empty."""
-    return Anser(tmp_path, tmp_path / "models")
-
-
-def cells(line: str) -> list[str]:
-    assert line.startswith("| ")
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -102,14 +91,6 @@ def test_quality_against_another_file(bare: Anser, endless_file: Path) -> None:
     assert 0 < values["num_prompts"] <= 8
 
 
-def exit_code(*words: str) -> int:
-    """Runs the command in this process."""
-    try:
-        return main(words)
-    except SystemExit as leaving:  # as the command line's grammar does
-        return leaving.code if isinstance(leaving.code, int) else -1
-
-
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
@@ -170,10 +151,6 @@ def test_more_threads_than_processors_is_a_note(bare: Anser) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stderr.startswith(f"note: {number} threads on ")
     assert json.loads(result.stdout)["num_threads"] == int(number)
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
