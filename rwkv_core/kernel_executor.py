@@ -74,7 +74,12 @@ class KernelExecutor:
             if name == "emb.weight":
                 num_bytes += _set_embedding(model, checkpoint)
             elif is_matrix(name):
-                matrix = _matrix(checkpoint, name)
+                matrix = _matrix(
+                    checkpoint,
+                    name,
+                    by_columns=bool(__import__("os").environ.get("XCOLS"))
+                    and name.endswith("ffn.value.weight"),
+                )
                 model.set_matrix(name, matrix)
                 num_bytes += matrix.nbytes
             else:
@@ -166,11 +171,12 @@ def _logits_rows(segments: Sequence[Segment], runs: Sequence[Run]) -> Int32s:
     return np.array(rows, np.int32)
 
 
-def _matrix(checkpoint: StoredCheckpoint, name: str) -> NativeMatrix:
+def _matrix(checkpoint: StoredCheckpoint, name: str, *, by_columns: bool = False) -> NativeMatrix:
     info = checkpoint.tensors[name]
-    # By rows, ffn.value too: its layout by columns skips those of zero channels, but where half of
-    # them are, the short pieces that are left are read more slowly than the whole.
-    matrix = kernels.empty_matrix(info.type_name, *output_major_shape(info))
+    rows, cols = output_major_shape(info)
+    is_value = name.endswith("ffn.value.weight")
+    slices = kernels.num_slices(info.type_name, cols) if is_value else 1
+    matrix = kernels.empty_matrix(info.type_name, rows, cols, by_columns=by_columns, slices=slices)
     for first_row, packed in checkpoint.row_slices(name, kernels.ROW_MULTIPLE):
         kernels.fill(matrix, info.type_name, first_row, packed)
     return matrix

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # First rows of slices that a matrix is filled with are multiples of it.
 ROW_MULTIPLE = 128
+# Columns of a slice, at least, and slices of a matrix, at most: see `num_slices`.
+SLICE_COLUMNS = 512
+MOST_SLICES = 16
 
 _SOURCES = Path(__file__).with_name("native")
 
@@ -70,12 +73,24 @@ def num_threads() -> int | None:
     return extension.num_threads() if extension else None
 
 
-def empty_matrix(type_name: str, rows: int, cols: int, *, by_columns: bool = False) -> NativeMatrix:
+def empty_matrix(
+    type_name: str, rows: int, cols: int, *, by_columns: bool = False, slices: int = 1
+) -> NativeMatrix:
     """Memory for a matrix; `fill` it with all its rows. Needs kernels.
+
+    By columns, those whose activations are zero are not read; products are the same in both
+    layouts, if of equally many `slices`: partial sums that every output is made of.
 
     Raises MemoryError, and ValueError for sizes that the type or the layout does not allow.
     """
-    return _needed().Matrix(LAYOUTS[type_name].type_id, rows, cols, by_columns)
+    return _needed().Matrix(LAYOUTS[type_name].type_id, rows, cols, by_columns, slices)
+
+
+def num_slices(type_name: str, cols: int) -> int:
+    """Of a matrix that may be laid out by columns: as many as threads can share well."""
+    layout = LAYOUTS[type_name]
+    blocks = cols // layout.values_per_block
+    return max(1, min(cols // SLICE_COLUMNS, blocks, MOST_SLICES)) if layout.is_quantized else 1
 
 
 def fill(matrix: NativeMatrix, type_name: str, first_row: int, raw: Bytes) -> None:
@@ -89,12 +104,18 @@ def fill(matrix: NativeMatrix, type_name: str, first_row: int, raw: Bytes) -> No
 
 
 def pack(
-    type_name: str, raw: Bytes, rows: int, cols: int, *, by_columns: bool = False
+    type_name: str,
+    raw: Bytes,
+    rows: int,
+    cols: int,
+    *,
+    by_columns: bool = False,
+    slices: int = 1,
 ) -> NativeMatrix:
     """A whole matrix [rows, cols] from its rows as a GGUF file stores them."""
     if raw.size != LAYOUTS[type_name].num_bytes(rows * cols):
         raise ValueError(f"{raw.size} bytes are no {rows} x {cols} {type_name} values")
-    matrix = empty_matrix(type_name, rows, cols, by_columns=by_columns)
+    matrix = empty_matrix(type_name, rows, cols, by_columns=by_columns, slices=slices)
     fill(matrix, type_name, 0, raw)
     return matrix
 

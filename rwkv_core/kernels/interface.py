@@ -80,7 +80,9 @@ class Native(Protocol):
     def max_rows(self) -> int:
         """The most tokens of one `NativeModel.forward`."""
 
-    def Matrix(self, type_id: int, rows: int, cols: int, by_columns: bool) -> NativeMatrix:
+    def Matrix(
+        self, type_id: int, rows: int, cols: int, by_columns: bool, slices: int
+    ) -> NativeMatrix:
         """An empty matrix of a ggml type. Raises ValueError for a bad size, and MemoryError."""
 
     def matmul(self, matrix: NativeMatrix, x: Floats, out: Floats) -> None:

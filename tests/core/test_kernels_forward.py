@@ -355,8 +355,16 @@ class Pair:
             if name == "emb.weight":
                 self.model.set_embedding(LAYOUTS[type_name].type_id, raw)
             else:
-                by_columns = name.endswith("ffn.value.weight") and config.n_embd % 64 == 0
-                matrix = kernels.pack(type_name, raw, *stored.shape, by_columns=by_columns)
+                is_value = name.endswith("ffn.value.weight") and config.n_embd % 64 == 0
+                by_columns = is_value and LAYOUTS[type_name].is_quantized
+                slices = min(2, stored.shape[1] // LAYOUTS[type_name].values_per_block)
+                matrix = kernels.pack(
+                    type_name,
+                    raw,
+                    *stored.shape,
+                    by_columns=by_columns,
+                    slices=slices if by_columns else 1,
+                )
                 self.model.set_matrix(name, matrix)
             values = torch.from_numpy(dequantize(type_name, raw)).view(stored.shape)
             tensors[name] = values.t().contiguous() if is_low_rank else values
@@ -605,10 +613,10 @@ def test_weights_without_a_place_are_refused(native: Operations) -> None:
         model.set_vector("blocks.0.att.v0", surplus)  # layer 0 has none
 
     def with_shape(model: NativeModel) -> None:
-        model.set_matrix("blocks.0.att.w1", native.Matrix(0, 32, 32, False))
+        model.set_matrix("blocks.0.att.w1", native.Matrix(0, 32, 32, False, 1))
 
     def with_layout(model: NativeModel) -> None:
-        model.set_matrix("blocks.0.ffn.key.weight", native.Matrix(0, 256, 64, True))
+        model.set_matrix("blocks.0.ffn.key.weight", native.Matrix(8, 256, 64, True, 1))
 
     for change, problem in (
         (with_vector, r"blocks\.0\.att\.v0 has no place"),

@@ -43,9 +43,10 @@ def encoded(type_name: str, values: npt.NDArray[np.float32]) -> Bytes:
     return quantize_blocks(type_name, values).reshape(-1)
 
 
-def product(type_name: str, packed: Bytes, rows: int, x: Tensor, by_columns: bool) -> Tensor:
-    matrix = kernels.empty_matrix(type_name, rows, x.shape[1], by_columns=by_columns)
-    kernels.fill(matrix, type_name, 0, packed)
+def product(
+    type_name: str, packed: Bytes, rows: int, x: Tensor, by_columns: bool, slices: int = 1
+) -> Tensor:
+    matrix = kernels.pack(type_name, packed, rows, x.shape[1], by_columns=by_columns, slices=slices)
     return kernels.matmul(matrix, x)
 
 
@@ -64,8 +65,11 @@ def as_quantized(x: Tensor) -> Tensor:
     return ((blocks * inverse).round().double() * scale.double()).view(x.shape)
 
 
-@pytest.mark.parametrize("by_columns", [False, True])
-@pytest.mark.parametrize("type_name", LAYOUTS)
+QUANTIZED = [name for name in LAYOUTS if LAYOUTS[name].is_quantized]
+LAID_OUT = [(name, False) for name in LAYOUTS] + [(name, True) for name in QUANTIZED]
+
+
+@pytest.mark.parametrize(("type_name", "by_columns"), LAID_OUT)
 def test_products_are_those_of_the_decoded_weights(
     native: Native, type_name: str, by_columns: bool
 ) -> None:
@@ -81,8 +85,7 @@ def test_products_are_those_of_the_decoded_weights(
             assert ((got - expected).abs() <= 1e-6 * magnitude).all(), (rows, length)
 
 
-@pytest.mark.parametrize("by_columns", [False, True])
-@pytest.mark.parametrize("type_name", LAYOUTS)
+@pytest.mark.parametrize(("type_name", "by_columns"), LAID_OUT)
 def test_company_changes_no_bit(native: Native, type_name: str, by_columns: bool) -> None:
     rng = np.random.default_rng(4)
     packed = encoded(type_name, rng.standard_normal((64, 512), np.float32))
@@ -92,6 +95,29 @@ def test_company_changes_no_bit(native: Native, type_name: str, by_columns: bool
         assert torch.equal(
             product(type_name, packed, 64, x[row : row + 1], by_columns)[0], together[row]
         )
+
+
+@pytest.mark.parametrize("type_name", QUANTIZED)
+def test_both_layouts_give_the_same_bits(native: Native, type_name: str) -> None:
+    rng = np.random.default_rng(6)
+    for rows, cols, slices in ((64, 256, 1), (192, 2304, 4), (4224, 512, 2)):  # one part, and two
+        packed = encoded(type_name, rng.standard_normal((rows, cols), np.float32))
+        for length in (1, 2, 16, 17, 70):
+            x = torch.from_numpy(rng.standard_normal((length, cols), np.float32)).relu().square()
+            x[:, 32:96] = 0  # blocks that are not read at all
+            by_rows = product(type_name, packed, rows, x, False, slices)
+            assert torch.equal(product(type_name, packed, rows, x, True, slices), by_rows), length
+
+
+def test_slices_that_cannot_be_are_refused(native: Native) -> None:
+    for type_name, cols, slices in (("Q8_0", 64, 3), ("Q8_0", 64, 0), ("F16", 64, 2)):
+        with pytest.raises(ValueError, match=f"slices, not {slices}"):
+            kernels.empty_matrix(type_name, 64, cols, slices=slices)
+    with pytest.raises(ValueError, match="quantized"):
+        kernels.empty_matrix("F16", 64, 64, by_columns=True)
+    assert kernels.num_slices("Q8_0", 3072) == 6
+    assert kernels.num_slices("Q4_K", 512) == 1
+    assert kernels.num_slices("F16", 8192) == 1
 
 
 @pytest.mark.parametrize("type_name", LAYOUTS)
@@ -124,7 +150,7 @@ def test_what_is_not_finite_is_not_hidden(native: Native, type_name: str, value:
     assert not got[1].isfinite().any()
 
 
-@pytest.mark.parametrize("type_name", [name for name in LAYOUTS if LAYOUTS[name].is_quantized])
+@pytest.mark.parametrize("type_name", QUANTIZED)
 def test_an_infinite_scale_is_not_hidden(native: Native, type_name: str) -> None:
     cols = 2 * LAYOUTS[type_name].values_per_block
     packed = encoded(type_name, np.ones((16, cols), np.float32)).copy()

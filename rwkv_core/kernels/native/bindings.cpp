@@ -226,8 +226,8 @@ NB_MODULE(_rwkv_kernels, m) {
     m.def("max_rows", [] { return kMaxRows; });
 
     nb::class_<Matrix>(m, "Matrix")
-        .def(nb::init<int, int64_t, int64_t, bool>(), "type_id"_a, "rows"_a, "cols"_a,
-             "by_columns"_a)
+        .def(nb::init<int, int64_t, int64_t, bool, int64_t>(), "type_id"_a, "rows"_a, "cols"_a,
+             "by_columns"_a, "slices"_a)
         .def_prop_ro("nbytes", &Matrix::nbytes)
         .def_prop_ro("rows", &Matrix::rows)
         .def_prop_ro("cols", &Matrix::cols)

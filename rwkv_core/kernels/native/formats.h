@@ -29,6 +29,8 @@ constexpr int64_t kPanelGroup = 4;
 constexpr int64_t kSubBlock = 32;
 // Rows whose codes of one column lie together in the layout by columns.
 constexpr int64_t kColumnGroup = 64;
+// A product over a long row may be made of so many partial sums, see `Matrix::slices`.
+constexpr int64_t kMostSlices = 16;
 
 struct Layout {
     int values;  // per block

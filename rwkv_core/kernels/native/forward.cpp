@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "matmul.h"
 #include "pool.h"
 
 namespace anser {
@@ -240,8 +241,7 @@ class Pass {
     }
 
     bool packs_hidden(const ChannelMix& ffn) const {
-        return rows_ <= kFewRows && ffn.value->by_columns() &&
-               layout_of(ffn.value->type()).is_quantized();
+        return rows_ <= kFewRows && ffn.value->by_columns();
     }
 
     // The hidden channels of the channel mix, block by block.
@@ -272,26 +272,34 @@ class Pass {
 
     void add_contracted(Team& team, const ChannelMix& ffn, int64_t layer) {
         Rows hidden = scratch_.hidden.rows(rows_, sizes_.n_ffn);
+        const Matrix& value = *ffn.value;
+        const auto finish = [&](int64_t first, int64_t last) { finish_channels(layer, first, last); };
         if (packs_hidden(ffn)) {
             hidden.active = scratch_.active;
             hidden.packed = scratch_.packed;
-            hidden.split_halves = ffn.value->type() == Type::Q6_K;
+            hidden.split_halves = value.type() == Type::Q6_K;
+            multiply_active_columns(team, value, hidden, scratch_.partial, scratch_.product, width_,
+                                    finish);
+            return;
         }
-        const bool by_columns = ffn.value->by_columns();
-        const int64_t unit = by_columns ? kColumnGroup : kPanelRows;
-        const int64_t count = width_ / unit;
-        // A column is read in pieces: the fewer they are, the longer.
-        const int64_t grain = by_columns ? (count + team.size() - 1) / team.size()
-                                         : panels_per_part(*ffn.value);
-        const auto multiply = by_columns ? kernels_.multiply_columns : kernels_.multiply_panels;
-        team.deal(count, grain, [&](int64_t first, int64_t last) {
-            multiply(*ffn.value, hidden, first, last, scratch_.product, width_);
-            add_product(unit * first, unit * last);
-            for (int64_t segment = 0; segment < batch_.num_segments; ++segment)
-                std::memcpy(channel_shift(segment, layer) + unit * first,
-                            scratch_.last + segment * width_ + unit * first,
-                            unit * (last - first) * sizeof(float));
+        const int64_t unit = value.by_columns() ? kColumnGroup : kPanelRows;
+        const int64_t grain = value.by_columns() ? 1 : panels_per_part(value);
+        team.deal(width_ / unit, grain, [&](int64_t first, int64_t last) {
+            if (value.by_columns())
+                kernels_.multiply_columns(value, hidden, first, last, 0, value.slices(),
+                                          scratch_.product, width_);
+            else
+                kernels_.multiply_panels(value, hidden, first, last, scratch_.product, width_);
+            finish(unit * first, unit * last);
         });
+    }
+
+    // The product's channels [first, last) are there: what else the end of a layer does with them.
+    void finish_channels(int64_t layer, int64_t first, int64_t last) const {
+        add_product(first, last);
+        for (int64_t segment = 0; segment < batch_.num_segments; ++segment)
+            std::memcpy(channel_shift(segment, layer) + first,
+                        scratch_.last + segment * width_ + first, (last - first) * sizeof(float));
     }
 
     void logits(Team& team) {

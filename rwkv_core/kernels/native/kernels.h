@@ -15,9 +15,11 @@ struct Kernels {
     // The order of additions of an output depends neither on T nor on the panels asked for.
     void (*multiply_panels)(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
                             float* out, int64_t out_stride);
-    // The same for the groups of 64 rows [first, last) of a matrix by columns.
+    // The same for the groups of 64 rows [first, last) of a matrix by columns, and the sum of its
+    // slices [first_slice, last_slice) only.
     void (*multiply_columns)(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
-                             float* out, int64_t out_stride);
+                             int64_t first_slice, int64_t last_slice, float* out,
+                             int64_t out_stride);
 
     // Blocks [first, last) of row t of T: quantizes x (the row, from its first value) per block.
     void (*quantize)(const float* x, int64_t first, int64_t last, int64_t t, int64_t T,

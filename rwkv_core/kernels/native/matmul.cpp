@@ -30,13 +30,24 @@ struct Quantized {
 
 void multiply(const Matrix& matrix, const Rows& rows, float* out) {
     const Kernels& use = kernels();
+    if (rows.active) {
+        std::vector<float> partial(matrix.slices() * rows.count * matrix.rows());
+        run_on_all([&](Team& team) {
+            multiply_active_columns(team, matrix, rows, partial.data(), out, matrix.rows(),
+                                    [](int64_t, int64_t) {});
+        });
+        return;
+    }
     const bool by_columns = matrix.by_columns();
     const int64_t count = by_columns ? matrix.rows() / kColumnGroup : matrix.panels();
     const int64_t grain = by_columns ? 1 : panels_per_part(matrix);
     run_on_all([&](Team& team) {
         team.deal(count, grain, [&](int64_t first, int64_t last) {
-            (by_columns ? use.multiply_columns : use.multiply_panels)(matrix, rows, first, last, out,
-                                                                      matrix.rows());
+            if (by_columns)
+                use.multiply_columns(matrix, rows, first, last, 0, matrix.slices(), out,
+                                     matrix.rows());
+            else
+                use.multiply_panels(matrix, rows, first, last, out, matrix.rows());
         });
     });
 }

@@ -260,14 +260,6 @@ void fill_column_block(Type type, int64_t rows, const uint8_t* raw, int64_t row_
     }
 }
 
-void fill_float_columns(int64_t rows, int64_t cols, int64_t word, const uint8_t* raw,
-                        int64_t row_bytes, int64_t group, uint8_t* data) {
-    for (int64_t k = 0; k < cols; ++k)
-        for (int64_t r = 0; r < kColumnGroup; ++r)
-            std::memcpy(data + (k * rows + group * kColumnGroup + r) * word,
-                        raw + r * row_bytes + k * word, word);
-}
-
 std::string sizes(int64_t rows, int64_t cols) {
     return std::to_string(rows) + " x " + std::to_string(cols);
 }
@@ -290,8 +282,8 @@ int64_t checked_size(int type_id, int64_t rows, int64_t cols, bool by_columns) {
     if (cols % layout.values)
         throw std::invalid_argument("rows of " + std::to_string(cols) + " values do not fill blocks of " +
                                     std::to_string(layout.values));
-    if (by_columns && rows % kColumnGroup)
-        throw std::invalid_argument("a matrix by columns needs a multiple of 64 rows, not " +
+    if (by_columns && (rows % kColumnGroup || layout.values == 1))
+        throw std::invalid_argument("a matrix by columns is quantized and has a multiple of 64 rows, not " +
                                     std::to_string(rows));
     if (by_columns) return rows * (cols / layout.values) * layout.bytes;
     const bool has_pairs = type_id == static_cast<int>(Type::BF16);
@@ -302,14 +294,21 @@ int64_t checked_size(int type_id, int64_t rows, int64_t cols, bool by_columns) {
 
 }  // namespace
 
-Matrix::Matrix(int type_id, int64_t rows, int64_t cols, bool by_columns)
+Matrix::Matrix(int type_id, int64_t rows, int64_t cols, bool by_columns, int64_t slices)
     : type_(static_cast<Type>(type_id)),
       rows_(rows),
       cols_(cols),
       by_columns_(by_columns),
+      slices_(slices),
       nbytes_(checked_size(type_id, rows, cols, by_columns)),
       data_(static_cast<size_t>(nbytes_)) {
     const Layout& layout = layout_of(type_);
+    const int64_t most_slices =
+        layout.is_quantized() ? std::min(kMostSlices, cols / layout.values) : 1;
+    if (slices < 1 || slices > most_slices)
+        throw std::invalid_argument("a product over " + std::to_string(cols) +
+                                    " columns of this type has 1 to " + std::to_string(most_slices) +
+                                    " slices, not " + std::to_string(slices));
     row_bytes_ = cols / layout.values * layout.bytes;
     panel_bytes_ = nbytes_ / panels();
 }
@@ -329,11 +328,6 @@ void Matrix::fill(int64_t first_row, const uint8_t* raw, int64_t num_rows) {
                 for (int64_t g = first; g < last; ++g) {
                     const uint8_t* rows_of_group = raw + g * kColumnGroup * row_bytes_;
                     const int64_t group = first_row / kColumnGroup + g;
-                    if (!layout.is_quantized()) {
-                        fill_float_columns(rows_, cols_, layout.bytes, rows_of_group, row_bytes_,
-                                           group, data);
-                        continue;
-                    }
                     for (int64_t b = 0; b < blocks; ++b)
                         fill_column_block(type_, rows_, rows_of_group, row_bytes_, group, b, data);
                 }

@@ -24,7 +24,7 @@
 //
 // where a column's codes are in groups of 64 rows, in the order of `column_place`; 4 bits: 32 bytes,
 // places 0-31 in the low, 32-63 in the high halves; 1 bit: 8 bytes, bit p of a group is place p;
-// 2 bits: 16 bytes, bits 2 (p / 16) of byte p % 16 are place p. Float types: [cols][rows].
+// 2 bits: 16 bytes, bits 2 (p / 16) of byte p % 16 are place p. Quantized types only.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -38,7 +38,7 @@ class Matrix {
   public:
     // Allocates. Throws std::invalid_argument for sizes that do not fit the type or the layout,
     // std::bad_alloc when there is not enough memory.
-    Matrix(int type_id, int64_t rows, int64_t cols, bool by_columns);
+    Matrix(int type_id, int64_t rows, int64_t cols, bool by_columns, int64_t slices);
 
     // Packs `num_rows` rows of the file from `first_row` on, which is a multiple of 64, with all
     // threads of the pool. Not for use while the matrix is read.
@@ -48,6 +48,9 @@ class Matrix {
     int64_t rows() const { return rows_; }
     int64_t cols() const { return cols_; }
     bool by_columns() const { return by_columns_; }
+    // Every output is the sum of so many partial sums, over as many runs of blocks: so that threads can
+    // take whole columns each, and the numbers are the same however many they are and in either layout.
+    int64_t slices() const { return slices_; }
     int64_t panels() const { return (rows_ + kPanelRows - 1) / kPanelRows; }
     int64_t panel_bytes() const { return panel_bytes_; }
     int64_t row_bytes() const { return row_bytes_; }  // in the file
@@ -58,6 +61,7 @@ class Matrix {
     Type type_;
     int64_t rows_, cols_;
     bool by_columns_;
+    int64_t slices_;
     int64_t row_bytes_, panel_bytes_, nbytes_;
     Arena data_;
 };

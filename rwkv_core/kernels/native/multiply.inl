@@ -217,10 +217,11 @@ ANSER_INLINE BlockPlace place_of(const uint8_t* panel, int64_t block, int64_t bl
 
 // The panel's bytes are read in the order they lie in, once: then the processor foresees them.
 template <class Fm>
-ANSER_INLINE F multiply_panel_by_one(const uint8_t* panel, const Rows& rows, int64_t blocks) {
+ANSER_INLINE F multiply_slice_by_one(const uint8_t* panel, const Rows& rows, int64_t blocks,
+                                     int64_t begin, int64_t end) {
     alignas(64) uint8_t six_bits[kSixBitBytes];
     F lanes = zero();
-    for (int64_t block = 0; block < blocks; ++block) {
+    for (int64_t block = begin; block < end; ++block) {
         const BlockPlace place = place_of<Fm>(panel, block, blocks);
         if (Fm::record > 64 && Fm::together > 1)  // a gap in the order that would end the stream
             for (int i = 0; i < Fm::record; i += 64) prefetch(place.record + Fm::record + i);
@@ -236,12 +237,13 @@ ANSER_INLINE F multiply_panel_by_one(const uint8_t* panel, const Rows& rows, int
 }
 
 template <class Fm>
-ANSER_INLINE void multiply_panel(const uint8_t* panel, const Rows& rows, int64_t blocks, float* acc) {
+ANSER_INLINE void multiply_slice(const uint8_t* panel, const Rows& rows, int64_t blocks,
+                                 int64_t begin, int64_t end, float* acc) {
     const int64_t T = rows.count;
     const int quads[2] = {Fm::is_split ? 4 : 8, 4};
     alignas(64) uint8_t scratch[512], six_bits[kSixBitBytes];
     memset(acc, 0, sizeof(float) * 16 * (size_t)T);
-    for (int64_t block = 0; block < blocks; ++block) {
+    for (int64_t block = begin; block < end; ++block) {
         const BlockPlace place = place_of<Fm>(panel, block, blocks);
         if constexpr (Fm::has_six_bits) expand_six_bits(place.record, six_bits);
         for (int s = 0; s < Fm::subs; ++s) {
@@ -258,15 +260,20 @@ ANSER_INLINE void multiply_panel(const uint8_t* panel, const Rows& rows, int64_t
 template <class Fm>
 static void quantized_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
                              float* out, int64_t out_stride) {
-    const int64_t blocks = matrix.cols() / Fm::block;
-    alignas(64) float acc[kMostRows * 16];
+    const int64_t T = rows.count, blocks = matrix.cols() / Fm::block, slices = matrix.slices();
+    alignas(64) float acc[kMostRows * 16], total[kMostRows * 16];
     for (int64_t p = first; p < last; ++p) {
         const uint8_t* panel = matrix.data() + p * matrix.panel_bytes();
-        if (rows.count == 1)
-            store(acc, multiply_panel_by_one<Fm>(panel, rows, blocks));
-        else
-            multiply_panel<Fm>(panel, rows, blocks, acc);
-        write_panel(acc, rows.count, matrix.rows() - p * 16, out + p * 16, out_stride);
+        for (int64_t s = 0; s < slices; ++s) {
+            const int64_t begin = blocks * s / slices, end = blocks * (s + 1) / slices;
+            if (T == 1)
+                store(acc, multiply_slice_by_one<Fm>(panel, rows, blocks, begin, end));
+            else
+                multiply_slice<Fm>(panel, rows, blocks, begin, end, acc);
+            if (s == 0 && slices > 1) memset(total, 0, sizeof(float) * 16 * (size_t)T);
+            if (slices > 1) add(total, acc, 16 * T);
+        }
+        write_panel(slices > 1 ? total : acc, T, matrix.rows() - p * 16, out + p * 16, out_stride);
     }
 }
 
@@ -434,217 +441,184 @@ ANSER_INLINE void read_quad(const int8_t index[4], const uint8_t* low, int64_t l
     interleave(columns, by_row);
 }
 
-// Asks for the cache lines that begin with group `group + g` in the columns `mask` of sub-block `b`.
-template <class Fm>
-ANSER_INLINE void prefetch_columns(const Matrix& matrix, uint32_t mask, int64_t b, int64_t group,
-                                   int64_t g) {
-    const bool begins_low = g * 8 * Fm::low_bits % 64 == 0;
-    const bool begins_high = Fm::high_bits && g * 8 * Fm::high_bits % 64 == 0;
-    if (!begins_low) return;  // no line of the high plane begins there either
-    const int64_t R = matrix.rows(), column = b % Fm::subs * 32;
-    const int64_t low_bytes = R * Fm::low_bits / 8, high_bytes = R * Fm::high_bits / 8;
-    const uint8_t* low = matrix.data() + b / Fm::subs * R * Fm::bytes + R / 16 * Fm::record;
-    const uint8_t* high = low + Fm::block * low_bytes + column * high_bytes;
-    low += column * low_bytes + (group + g) * 8 * Fm::low_bits;
-    high += (group + g) * 8 * Fm::high_bits;
-    for (; mask; mask &= mask - 1) {
-        const int index = __builtin_ctz(mask);
-        prefetch(low + index * low_bytes);
-        if (begins_high) prefetch(high + index * high_bytes);
-    }
-}
+// Rows of a part: what is added up for them stays in the first-level cache.
+constexpr int64_t kPartRows = 4096;
 
-// The active columns of a sub-block, 64 rows of them, for one token.
+// A block of columns, for the rows from group `group0` on.
 template <class Fm>
-ANSER_INLINE void add_columns_to_one(const Channels& channels, const uint8_t* low,
-                                     int64_t low_bytes, const uint8_t* high, int64_t high_bytes,
-                                     const uint8_t* records, const uint8_t* six_bits, int sub,
-                                     const int8_t* activations, const Rows& rows, int64_t b,
-                                     float* acc) {
-    const int32_t low_sum = rows.sums[2 * b], high_sum = rows.sums[2 * b + 1];
-    I dots[2][4];
-    const int32_t sum = Fm::is_split ? low_sum : low_sum + high_sum;
-    for (int q = 0; q < 4; ++q) {
-        dots[0][q] = dot_one<Fm::bits, Fm::offset, 0>(nullptr, nullptr, sum);
-        if (Fm::is_split) dots[1][q] = dot_one<Fm::bits, Fm::offset, 0>(nullptr, nullptr, high_sum);
+struct ColumnBlock {
+    ColumnBlock(const Matrix& matrix, int64_t block, int64_t group0)
+        : low_bytes(matrix.rows() * Fm::low_bits / 8),
+          high_bytes(matrix.rows() * Fm::high_bits / 8) {
+        const uint8_t* start = matrix.data() + block * matrix.rows() * Fm::bytes;
+        records = start + group0 * 4 * Fm::record;
+        const uint8_t* codes = start + matrix.rows() / 16 * Fm::record;
+        low = codes + group0 * 8 * Fm::low_bits;
+        high = codes + Fm::block * low_bytes + group0 * 8 * Fm::high_bits;
     }
+    int64_t low_bytes, high_bytes;  // of a column
+    const uint8_t *records, *low, *high;
+};
+
+// Adds the active columns of a sub-block to `groups` * 64 rows for one token. Four columns are read
+// side by side from their first row to their last.
+template <class Fm>
+ANSER_INLINE void add_columns_to_one(const ColumnBlock<Fm>& block, const uint8_t (*six_bits)[kSixBitBytes],
+                                     int sub, const Channels& channels, const int8_t* activations,
+                                     const Rows& rows, int64_t b, int64_t groups, float* acc) {
+    alignas(64) I dots[Fm::is_split ? 2 : 1][kPartRows / 16];
+    const uint8_t* low = block.low + 32 * sub * block.low_bytes;
+    const uint8_t* high = block.high + 32 * sub * block.high_bytes;
+    const int32_t low_sum = rows.sums[2 * b], high_sum = rows.sums[2 * b + 1];
     const int8_t* index = channels.index;
     for (int half = 0; half < (Fm::is_split ? 2 : 1); ++half) {
+        const int32_t sum = !Fm::is_split ? low_sum + high_sum : half ? high_sum : low_sum;
+        const I none = dot_one<Fm::bits, Fm::offset, 0>(nullptr, nullptr, sum);
+        I* at = dots[half];
+        if (channels.quads[half] == 0)
+            for (int64_t p = 0; p < 4 * groups; ++p) at[p] = none;
         for (int quad = 0; quad < channels.quads[half]; ++quad, index += 4) {
-            B by_row[4];
-            read_quad<Fm>(index, low, low_bytes, high, high_bytes, by_row);
+            const int8_t* four = activations + 16 * half + 4 * quad;
+            for (int64_t g = 0; g < groups; ++g) {
+                B by_row[4];
+                read_quad<Fm>(index, low + g * 8 * Fm::low_bits, block.low_bytes,
+                              high + g * 8 * Fm::high_bits, block.high_bytes, by_row);
 #pragma GCC unroll 4
-            for (int q = 0; q < 4; ++q)
-                dots[half][q] = dot_add<Fm::bits>(dots[half][q], by_row[q],
-                                                  activations + 16 * half + 4 * quad);
+                for (int q = 0; q < 4; ++q)
+                    at[4 * g + q] = dot_add<Fm::bits>(quad ? at[4 * g + q] : none, by_row[q], four);
+            }
         }
     }
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) {
-        const SubScales scales = scales_of<Fm>(
-            records + q * Fm::record, six_bits + (Fm::has_six_bits ? q * kSixBitBytes : 0), sub);
-        F lanes = load(acc + 16 * q);
-        store(acc + 16 * q, add_scaled<Fm>(dots[0][q], dots[Fm::is_split][q], scales, rows, b, 0, lanes));
+    for (int64_t p = 0; p < 4 * groups; ++p) {
+        const SubScales scales = scales_of<Fm>(block.records + p * Fm::record,
+                                               six_bits[Fm::has_six_bits ? p : 0], sub);
+        const I second = dots[Fm::is_split][p];
+        store(acc + 16 * p,
+              add_scaled<Fm>(dots[0][p], second, scales, rows, b, 0, load(acc + 16 * p)));
     }
 }
 
-// Accumulators of a part: as many as stay in the first-level cache with what they are added from.
-constexpr int64_t kPartFloats = 4096;
-constexpr int64_t kMostPartGroups = 16;
+// The same for tokens [t0, t1); the sums of a group are [tokens][64].
+template <class Fm>
+ANSER_INLINE void add_columns(const ColumnBlock<Fm>& block, const uint8_t (*six_bits)[kSixBitBytes],
+                              int sub, const Channels& channels, const int8_t* activations,
+                              const Rows& rows, int64_t b, int64_t t0, int64_t t1, int64_t groups,
+                              float* acc) {
+    alignas(64) uint8_t scratch[4][512];
+    const uint8_t* low = block.low + 32 * sub * block.low_bytes;
+    const uint8_t* high = block.high + 32 * sub * block.high_bytes;
+    const int quads = channels.quads[0] + channels.quads[1];
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int quad = 0; quad < quads; ++quad) {
+            B by_row[4];
+            read_quad<Fm>(channels.index + 4 * quad, low + g * 8 * Fm::low_bits, block.low_bytes,
+                          high + g * 8 * Fm::high_bits, block.high_bytes, by_row);
+            const bool is_upper = Fm::is_split && quad >= channels.quads[0];
+            const int place = is_upper ? 4 + quad - channels.quads[0] : quad;
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; ++q) store_bytes(scratch[q] + 64 * place, by_row[q]);
+        }
+        for (int q = 0; q < 4; ++q) {
+            const int64_t p = 4 * g + q;
+            const SubScales scales = scales_of<Fm>(block.records + p * Fm::record,
+                                                   six_bits[Fm::has_six_bits ? p : 0], sub);
+            add_to_memory<Fm>(scratch[q], activations, channels.quads, scales, rows, b, t0, t1,
+                              acc + g * (t1 - t0) * 64 + 16 * q, 64);
+        }
+    }
+}
+
+// Blocks [begin, end) of columns for tokens [t0, t1) and a part of the rows, into `acc`.
+template <class Fm>
+ANSER_INLINE void multiply_column_blocks(const Matrix& matrix, const Rows& rows, int64_t begin,
+                                         int64_t end, int64_t t0, int64_t t1, int64_t group0,
+                                         int64_t groups, float* acc) {
+    const int64_t T = rows.count;
+    const int8_t* all_codes = rows.active ? rows.packed : rows.codes;
+    alignas(64) uint8_t six_bits[Fm::has_six_bits ? kPartRows / 16 : 1][kSixBitBytes];
+    memset(acc, 0, sizeof(float) * 64 * (size_t)(groups * (t1 - t0)));
+    for (int64_t i = begin; i < end; ++i) {
+        const ColumnBlock<Fm> block(matrix, i, group0);
+        bool is_expanded = false;
+        for (int s = 0; s < Fm::subs; ++s) {
+            const int64_t b = i * Fm::subs + s;
+            const uint32_t mask = rows.active ? rows.active[b] : 0xFFFFFFFFu;
+            if (mask == 0) continue;  // adds zero to every output
+            if (Fm::has_six_bits && !is_expanded)
+                for (int64_t p = 0; p < 4 * groups; ++p)
+                    expand_six_bits(block.records + p * Fm::record, six_bits[p]);
+            is_expanded = true;
+            const Channels channels = active_channels<Fm>(mask);
+            const int8_t* activations = all_codes + (b * T + t0) * 32;
+            if (T == 1)
+                add_columns_to_one<Fm>(block, six_bits, s, channels, activations, rows, b, groups, acc);
+            else
+                add_columns<Fm>(block, six_bits, s, channels, activations, rows, b, t0, t1, groups,
+                                acc);
+        }
+    }
+}
 
 template <class Fm>
 static void quantized_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
-                              float* out, int64_t out_stride) {
-    const int64_t T = rows.count, blocks = matrix.cols() / Fm::block, R = matrix.rows();
-    const int64_t part_tokens = smaller(T, kPartFloats / 64);
-    const int64_t part_groups = smaller(kMostPartGroups, kPartFloats / 64 / part_tokens);
-    const int64_t low_bytes = R * Fm::low_bits / 8, high_bytes = R * Fm::high_bits / 8;
-    const int8_t* all_codes = rows.active ? rows.packed : rows.codes;
-    alignas(64) float acc[kPartFloats];
-    alignas(64) uint8_t scratch[4][512];
-    alignas(64) uint8_t six_bits[Fm::has_six_bits ? kMostPartGroups * 4 : 1][kSixBitBytes];
+                              int64_t first_slice, int64_t last_slice, float* out,
+                              int64_t out_stride) {
+    const int64_t T = rows.count, blocks = matrix.cols() / Fm::block, slices = matrix.slices();
+    const int64_t part_tokens = smaller(T, kPartRows / 64);
+    const int64_t part_groups = kPartRows / 64 / part_tokens;
+    alignas(64) float acc[kPartRows];
     for (int64_t group0 = first; group0 < last; group0 += part_groups) {
         const int64_t groups = smaller(part_groups, last - group0);
         for (int64_t t0 = 0; t0 < T; t0 += part_tokens) {
             const int64_t t1 = smaller(T, t0 + part_tokens), tokens = t1 - t0;
-            memset(acc, 0, sizeof(float) * 64 * (size_t)(groups * tokens));
-            for (int64_t block = 0; block < blocks; ++block) {
-                const uint8_t* records = matrix.data() + block * R * Fm::bytes;
-                const uint8_t* low = records + R / 16 * Fm::record;
-                const uint8_t* high = low + Fm::block * low_bytes;
-                records += group0 * 4 * Fm::record;
-                bool is_expanded = false;
-                for (int s = 0; s < Fm::subs; ++s) {
-                    const int64_t b = block * Fm::subs + s;
-                    const uint32_t mask = rows.active ? rows.active[b] : 0xFFFFFFFFu;
-                    if (mask == 0) continue;  // adds zero to every output
-                    if constexpr (Fm::has_six_bits) {
-                        if (!is_expanded)
-                            for (int64_t p = 0; p < 4 * groups; ++p)
-                                expand_six_bits(records + p * Fm::record, six_bits[p]);
-                        is_expanded = true;
+            for (int64_t s = first_slice; s < last_slice; ++s) {
+                multiply_column_blocks<Fm>(matrix, rows, blocks * s / slices,
+                                           blocks * (s + 1) / slices, t0, t1, group0, groups, acc);
+                for (int64_t g = 0; g < groups; ++g)
+                    for (int64_t t = t0; t < t1; ++t) {
+                        float* to = out + t * out_stride + (group0 + g) * 64;
+                        if (s == first_slice) memset(to, 0, 64 * sizeof(float));
+                        add(to, acc + (g * tokens + t - t0) * 64, 64);
                     }
-                    const Channels channels = active_channels<Fm>(mask);
-                    const int quads = channels.quads[0] + channels.quads[1];
-                    const int8_t* activations = all_codes + (b * T + t0) * 32;
-                    const bool is_last = T > 1 || b + 1 == rows.cols / 32;
-                    const uint32_t next = is_last ? 0 : rows.active ? rows.active[b + 1] : ~0u;
-                    const uint8_t* low_of_sub = low + 32 * s * low_bytes;
-                    const uint8_t* high_of_sub = high + 32 * s * high_bytes;
-                    for (int64_t g = 0; g < groups; ++g) {
-                        const uint8_t* low_of_group = low_of_sub + (group0 + g) * 8 * Fm::low_bits;
-                        const uint8_t* high_of_group =
-                            high_of_sub + (group0 + g) * 8 * Fm::high_bits;
-                        if (T == 1) {
-                            prefetch_columns<Fm>(matrix, next, b + 1, group0, g);
-                            add_columns_to_one<Fm>(channels, low_of_group, low_bytes, high_of_group,
-                                                   high_bytes, records + 4 * g * Fm::record,
-                                                   six_bits[Fm::has_six_bits ? 4 * g : 0], s,
-                                                   activations, rows, b, acc + 64 * g);
-                            continue;
-                        }
-                        for (int quad = 0; quad < quads; ++quad) {
-                            B by_row[4];
-                            read_quad<Fm>(channels.index + 4 * quad, low_of_group, low_bytes,
-                                          high_of_group, high_bytes, by_row);
-                            const int place = Fm::is_split && quad >= channels.quads[0]
-                                                  ? 4 + quad - channels.quads[0]
-                                                  : quad;
-#pragma GCC unroll 4
-                            for (int q = 0; q < 4; ++q) store_bytes(scratch[q] + 64 * place, by_row[q]);
-                        }
-                        for (int q = 0; q < 4; ++q) {
-                            const int64_t p = 4 * g + q;
-                            const SubScales scales = scales_of<Fm>(
-                                records + p * Fm::record, six_bits[Fm::has_six_bits ? p : 0], s);
-                            float* at = acc + g * tokens * 64 + 16 * q;
-                            add_to_memory<Fm>(scratch[q], activations, channels.quads, scales, rows,
-                                              b, t0, t1, at, 64);
-                        }
-                    }
-                }
             }
-            for (int64_t g = 0; g < groups; ++g)
-                for (int64_t t = t0; t < t1; ++t)
-                    memcpy(out + t * out_stride + (group0 + g) * 64,
-                           acc + (g * tokens + t - t0) * 64, 64 * sizeof(float));
-        }
-    }
-}
-
-template <Type type>
-ANSER_INLINE F load_floats(const uint8_t* p) {
-    if constexpr (type == Type::F32) return load((const float*)p);
-    if constexpr (type == Type::F16) return load_f16(p);
-    if constexpr (type == Type::BF16) return load_bf16(p);
-}
-
-// One token: a column whose activation is zero adds nothing and is not read.
-template <Type type>
-static void float_columns_to_one(const Matrix& matrix, const float* x, int64_t first, int64_t last,
-                                 float* out) {
-    constexpr int64_t bytes = type == Type::F32 ? 4 : 2;
-    const int64_t R = matrix.rows();
-    memset(out + first * 64, 0, sizeof(float) * 64 * (size_t)(last - first));
-    for (int64_t k = 0; k < matrix.cols(); ++k) {
-        if (x[k] == 0) continue;
-        const uint8_t* column = matrix.data() + k * R * bytes;
-        const F factor = splat(x[k]);
-        for (int64_t r = first * 64; r < last * 64; r += 16)
-            store(out + r, fma(load_floats<type>(column + r * bytes), factor, load(out + r)));
-    }
-}
-
-template <Type type>
-static void float_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
-                          float* out, int64_t out_stride) {
-    constexpr int64_t bytes = type == Type::F32 ? 4 : 2;
-    const int64_t T = rows.count, R = matrix.rows();
-    if (T == 1) return float_columns_to_one<type>(matrix, rows.values, first, last, out);
-    alignas(64) float acc[4 * kTileTokens * 16];
-    for (int64_t group = first; group < last; ++group) {
-        auto column = [&](int64_t n, int64_t k) ANSER_FORCED {
-            return load_floats<type>(matrix.data() + (k * R + group * 64 + 16 * n) * bytes);
-        };
-        for (int64_t t0 = 0; t0 < T; t0 += kTileTokens) {
-            const int64_t tokens = smaller(kTileTokens, T - t0);
-            multiply_float_tile(rows, t0, tokens, matrix.cols(), 4, column, acc);
-            for (int64_t n = 0; n < 4; ++n)
-                write_panel(acc + n * tokens * 16, tokens, 16,
-                            out + t0 * out_stride + group * 64 + 16 * n, out_stride);
         }
     }
 }
 
 // ---- the right one ----------------------------------------------------------------------------
 
-#define ANSER_FOR_TYPE(quantized, plain)                                        \
-    switch (matrix.type()) {                                                    \
-        case Type::Q8_0: return quantized<Format<Type::Q8_0>>(ANSER_ARGUMENTS); \
-        case Type::Q4_0: return quantized<Format<Type::Q4_0>>(ANSER_ARGUMENTS); \
-        case Type::Q4_1: return quantized<Format<Type::Q4_1>>(ANSER_ARGUMENTS); \
-        case Type::Q5_0: return quantized<Format<Type::Q5_0>>(ANSER_ARGUMENTS); \
-        case Type::Q5_1: return quantized<Format<Type::Q5_1>>(ANSER_ARGUMENTS); \
-        case Type::Q4_K: return quantized<Format<Type::Q4_K>>(ANSER_ARGUMENTS); \
-        case Type::Q5_K: return quantized<Format<Type::Q5_K>>(ANSER_ARGUMENTS); \
-        case Type::Q6_K: return quantized<Format<Type::Q6_K>>(ANSER_ARGUMENTS); \
-        case Type::F32: return plain<Type::F32>(ANSER_ARGUMENTS);               \
-        case Type::F16: return plain<Type::F16>(ANSER_ARGUMENTS);               \
-        case Type::BF16: return plain<Type::BF16>(ANSER_ARGUMENTS);             \
-    }
-#define ANSER_ARGUMENTS matrix, rows, first, last, out, out_stride
+#define ANSER_QUANTIZED_TYPES(function)                               \
+    case Type::Q8_0: return function<Format<Type::Q8_0>>(ANSER_ARGUMENTS); \
+    case Type::Q4_0: return function<Format<Type::Q4_0>>(ANSER_ARGUMENTS); \
+    case Type::Q4_1: return function<Format<Type::Q4_1>>(ANSER_ARGUMENTS); \
+    case Type::Q5_0: return function<Format<Type::Q5_0>>(ANSER_ARGUMENTS); \
+    case Type::Q5_1: return function<Format<Type::Q5_1>>(ANSER_ARGUMENTS); \
+    case Type::Q4_K: return function<Format<Type::Q4_K>>(ANSER_ARGUMENTS); \
+    case Type::Q5_K: return function<Format<Type::Q5_K>>(ANSER_ARGUMENTS); \
+    case Type::Q6_K: return function<Format<Type::Q6_K>>(ANSER_ARGUMENTS);
 
+#define ANSER_ARGUMENTS matrix, rows, first, last, out, out_stride
 static void multiply_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
                             float* out, int64_t out_stride) {
-    ANSER_FOR_TYPE(quantized_panels, float_panels)
+    switch (matrix.type()) {
+        ANSER_QUANTIZED_TYPES(quantized_panels)
+        case Type::F32: return float_panels<Type::F32>(ANSER_ARGUMENTS);
+        case Type::F16: return float_panels<Type::F16>(ANSER_ARGUMENTS);
+        case Type::BF16: return float_panels<Type::BF16>(ANSER_ARGUMENTS);
+    }
 }
-
-static void multiply_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
-                             float* out, int64_t out_stride) {
-    ANSER_FOR_TYPE(quantized_columns, float_columns)
-}
-
 #undef ANSER_ARGUMENTS
-#undef ANSER_FOR_TYPE
+
+#define ANSER_ARGUMENTS matrix, rows, first, last, first_slice, last_slice, out, out_stride
+static void multiply_columns(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
+                             int64_t first_slice, int64_t last_slice, float* out,
+                             int64_t out_stride) {
+    switch (matrix.type()) {
+        ANSER_QUANTIZED_TYPES(quantized_columns)
+        default: return;  // there are none of other types
+    }
+}
+#undef ANSER_ARGUMENTS
+#undef ANSER_QUANTIZED_TYPES
 
 }  // namespace anser::ANSER_ISA

@@ -59,6 +59,7 @@ void Scratch::carve(Carver& carver, const ModelSizes& sizes, int64_t largest_ran
     carver(hidden, rows, sizes.n_ffn);
     carver(active, sizes.n_ffn / 32);
     carver(packed, std::min(rows, kFewRows) * sizes.n_ffn);
+    carver(partial, kMostSlices * std::min(rows, kFewRows) * width);
     const int64_t low_rank_size = std::max(rows * channels_of_unit(sizes.head_size),
                                            std::min(rows, kFewRows) * width);
     for (Private& mine : threads) {

@@ -57,6 +57,7 @@ class Scratch {
     Activations hidden;                 // n_ffn
     uint32_t* active;                   // [n_ffn / 32]
     int8_t* packed;                     // [n_ffn / 32][rows, at most kFewRows][32]
+    float* partial;                     // [slices][rows, at most kFewRows][n_embd]
     std::vector<Private> threads;
 
   private:
