@@ -24,6 +24,9 @@ from rwkv_core.executor import Segment
 from rwkv_core.formulas import is_matrix
 from rwkv_core.kernels.interface import Int32s, Native, NativeMatrix, NativeModel
 
+# The value matrix of a layer's channel mix: only its inputs are ever exactly zero.
+FFN_VALUE = "blocks.{layer}.ffn.value.weight"
+
 _HEAD_SIZES = (16, 32, 64, 128)
 
 
@@ -39,7 +42,7 @@ class KernelExecutor:
         self,
         native: Native,
         model: NativeModel,
-        vocab_size: int,
+        config: ModelConfig,
         *,
         type_name: str,
         num_weight_bytes: int,
@@ -49,7 +52,9 @@ class KernelExecutor:
         self.num_weight_bytes = num_weight_bytes
         self._native = native
         self._model = model
-        self._vocab_size = vocab_size
+        self._n_layer = config.n_layer
+        self._vocab_size = config.vocab_size
+        self._by_columns: set[int] = set()  # layers that skip zero channels
 
     @classmethod
     def load(
@@ -74,12 +79,7 @@ class KernelExecutor:
             if name == "emb.weight":
                 num_bytes += _set_embedding(model, checkpoint)
             elif is_matrix(name):
-                matrix = _matrix(
-                    checkpoint,
-                    name,
-                    by_columns=bool(__import__("os").environ.get("XCOLS"))
-                    and name.endswith("ffn.value.weight"),
-                )
+                matrix = _matrix(checkpoint, name)
                 model.set_matrix(name, matrix)
                 num_bytes += matrix.nbytes
             else:
@@ -90,7 +90,7 @@ class KernelExecutor:
         return cls(
             native,
             model,
-            config.vocab_size,
+            config,
             type_name=main_type(checkpoint),
             num_weight_bytes=num_bytes,
         )
@@ -98,7 +98,16 @@ class KernelExecutor:
     @property
     def description(self) -> str:
         threads = self._native.num_threads()
-        return f"{self.type_name}, {self._native.isa()} kernels on {threads} threads"
+        kernels_used = f"{self.type_name}, {self._native.isa()} kernels on {threads} threads"
+        if not self._by_columns:
+            return kernels_used
+        count = f"{len(self._by_columns)} of {self._n_layer}"
+        return f"{kernels_used}, zero channels skipped in {count} layers"
+
+    @property
+    def layers_by_columns(self) -> frozenset[int]:
+        """The layers that skip zero channels."""
+        return frozenset(self._by_columns)
 
     def advance(self, segments: Sequence[Segment]) -> Tensor:
         """See `Executor`."""
@@ -120,9 +129,27 @@ class KernelExecutor:
             num_logits += len(rows)
         return out
 
+    def pack_by_columns(self, checkpoint: StoredCheckpoint, layer: int) -> None:
+        """Reads a layer's value matrix once more, so that it skips zero channels from now on.
+
+        No number changes. Holds both layouts of that one matrix, and a slice of the file. Raises
+        CheckpointError or MemoryError, and changes nothing then.
+        """
+        name = FFN_VALUE.format(layer=layer)
+        self._model.replace_matrix(name, _matrix(checkpoint, name, by_columns=True))
+        self._by_columns.add(layer)
+
     def zero_channels(self) -> tuple[int, int]:
         """How many hidden channels of the channel mixes were zero, of how many, since the reset."""
-        return self._model.zero_channels()
+        zeros, num_channels = self._model.zero_channels()
+        return sum(zeros), num_channels * len(zeros)
+
+    def active_shares(self) -> list[float]:
+        """The share of each layer's hidden channels that were not zero, over all rows of all passes
+        since the reset; there must have been one.
+        """
+        zeros, num_channels = self._model.zero_channels()
+        return [1 - num_zeros / num_channels for num_zeros in zeros]
 
     def reset_counters(self) -> None:
         self._model.reset_counters()

@@ -17,7 +17,6 @@ from rwkv_core.checkpoint.base import PLAIN_TYPES, main_type
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
-from rwkv_core.executor import Executor
 from rwkv_core.formulas import Weights, is_matrix
 from rwkv_core.kernel_executor import KernelExecutor, can_run
 from rwkv_core.kernels import native
@@ -26,6 +25,7 @@ from rwkv_core.memory import available_bytes, require_memory
 from rwkv_core.model import Model
 from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
 from rwkv_core.torch_executor import TorchExecutor
+from rwkv_core.zero_channels import skip_zero_channels
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -38,7 +38,8 @@ GGUF_TOKENS_KEY = "tokenizer.ggml.tokens"
 # or with a few rows added for a fine-tune.
 _WORLD_ROWS = range(65529, 65537 + 512)
 
-# Beside the weights: activations of a pass, states, the tokenizer, a slice of the file.
+# Beside the weights: activations of a pass, states, the tokenizer, a slice of the file, and before
+# the first long pass a value matrix that gets another layout.
 _WORKING_BYTES = 200 << 20
 
 _MAX_TOKENIZER_BYTES = 256 << 20
@@ -52,6 +53,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     kernels: bool | None = None,
+    skips_zero_channels: bool = True,
 ) -> Model:
     """Loads an RWKV-7 model and its tokenizer from a file or folder of any supported format.
 
@@ -60,7 +62,9 @@ def load_model(
     float16) is the type of the matrices; vectors are always float32. None keeps what the file has,
     except that on a CPU float16 and quantized weights become float32 (PyTorch's float16 products
     are a hundred times slower there), and elsewhere quantized weights become float16. One tensor at
-    a time is held beside the weights. Raises CheckpointError, TokenizerError, OptionError or
+    a time is held beside the weights. The kernels skip channels that are zero in the layers where a
+    short text finds that faster; `skips_zero_channels` False spares the search, and no number
+    depends on it. Raises CheckpointError, TokenizerError, OptionError or
     ModelTooLargeError.
     """
     target = _device(device)
@@ -73,12 +77,14 @@ def load_model(
         if target.type == "cpu":
             _require_memory(checkpoint, None if extension else matrix_dtype)
         tokenizer = find_tokenizer(checkpoint, config)
-        executor: Executor
-        if extension is not None:
-            executor = KernelExecutor.load(extension, config, checkpoint)
-        else:
-            executor = _load_in_torch(config, checkpoint, target, matrix_dtype)
-        return Model(config, executor, tokenizer, metadata=checkpoint.metadata)
+        if extension is None:
+            in_torch = _load_in_torch(config, checkpoint, target, matrix_dtype)
+            return Model(config, in_torch, tokenizer, metadata=checkpoint.metadata)
+        executor = KernelExecutor.load(extension, config, checkpoint)
+        model = Model(config, executor, tokenizer, metadata=checkpoint.metadata)
+        if skips_zero_channels:
+            skip_zero_channels(model, executor, checkpoint)
+        return model
 
 
 def _extension(

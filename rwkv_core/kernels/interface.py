@@ -44,6 +44,12 @@ class NativeModel(Protocol):
     def finish(self) -> None:
         """Ends loading. Raises ValueError when something is missing or of another size."""
 
+    def replace_matrix(self, name: str, matrix: NativeMatrix) -> None:
+        """A loaded matrix in another layout; waits for a pass to end.
+
+        Raises ValueError, and changes nothing, for one of another type or size.
+        """
+
     def forward(
         self, tokens: Int32s, starts: Int32s, states: Int64s, logits_rows: Int32s, out: Floats
     ) -> None:
@@ -54,8 +60,10 @@ class NativeModel(Protocol):
         `logits_rows` [M].
         """
 
-    def zero_channels(self) -> tuple[int, int]:
-        """How many hidden channels of the channel mix were zero, of how many, since the reset."""
+    def zero_channels(self) -> tuple[list[int], int]:
+        """How many hidden channels were zero in the channel mix of each layer since the reset, and
+        of how many in a layer: over all rows of all passes.
+        """
 
     def reset_counters(self) -> None: ...
 

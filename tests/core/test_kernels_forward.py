@@ -505,10 +505,11 @@ def test_zero_channels_are_counted(native: Operations) -> None:
     pair = Pair(native, WIDE, MIXTURES["as llama.cpp quantizes"])
     pair.ours([40], random_tokens(40, WIDE), [State.zeros(WIDE)])
     zeros, total = pair.model.zero_channels()
-    assert total == 40 * WIDE.n_layer * WIDE.n_ffn
-    assert 0.2 < zeros / total < 0.8
+    assert total == 40 * WIDE.n_ffn
+    assert len(zeros) == WIDE.n_layer
+    assert all(0.2 < each / total < 0.8 for each in zeros)
     pair.model.reset_counters()
-    assert pair.model.zero_channels() == (0, 0)
+    assert pair.model.zero_channels() == ([0] * WIDE.n_layer, 0)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

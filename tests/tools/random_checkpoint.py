@@ -94,6 +94,20 @@ def random_tensors(
     }
 
 
+def make_few_active(tensors: Tensors, layer: int, threshold: float) -> None:
+    """Lowers what comes into a layer's relu^2 by about `threshold` of its standard deviations.
+
+    A bias of the layer norm gives all its rows a direction in common, and the key matrix gets that
+    much less of it. Few channels are active then, others in every row.
+    """
+    block = f"blocks.{layer}"
+    tensors[f"{block}.ln2.bias"] = torch.ones_like(tensors[f"{block}.ln2.bias"])
+    tensors[f"{block}.ffn.x_k"] = torch.zeros_like(tensors[f"{block}.ffn.x_k"])
+    key = tensors[f"{block}.ffn.key.weight"].float()
+    key -= key.mean(1, keepdim=True) + threshold / key.shape[1]
+    tensors[f"{block}.ffn.key.weight"] = key.to(tensors[f"{block}.ffn.key.weight"].dtype)
+
+
 @dataclass
 class RandomCheckpoint:
     """The tensors of `random_tensors` as an open checkpoint, each drawn when it is read."""

@@ -262,12 +262,18 @@ NB_MODULE(_rwkv_kernels, m) {
             },
             "type_id"_a, "raw"_a.noconvert())
         .def("finish", &Model::finish)
+        .def("replace_matrix",
+             [](Model& model, const std::string& name, const std::shared_ptr<Matrix>& matrix) {
+                 const nb::gil_scoped_release release;
+                 model.replace_matrix(name, matrix);
+             },
+             "name"_a, "matrix"_a)
         .def("forward", &run_pass, "tokens"_a.noconvert(), "starts"_a.noconvert(),
              "states"_a.noconvert(), "logits_rows"_a.noconvert(), "out"_a.noconvert())
         .def("zero_channels",
              [](const Model& model) {
-                 const Model::ZeroChannels counts = model.zero_channels();
-                 return std::pair(counts.zero, counts.total);
+                 Model::ZeroChannels counts = model.zero_channels();
+                 return std::pair(std::move(counts.zero), counts.total);
              })
         .def("reset_counters", &Model::reset_counters);
 

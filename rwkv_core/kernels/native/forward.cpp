@@ -39,7 +39,7 @@ class Pass {
             shift(team, layer.ffn.ln2, &layer.ffn.lerp, 1, [&](int64_t segment) {
                 return channel_shift(segment, i);
             });
-            expand(team, layer.ffn);
+            expand(team, layer.ffn, i);
             add_contracted(team, layer.ffn, i);
         }
         if (batch_.num_logits) logits(team);
@@ -245,7 +245,7 @@ class Pass {
     }
 
     // The hidden channels of the channel mix, block by block.
-    void expand(Team& team, const ChannelMix& ffn) {
+    void expand(Team& team, const ChannelMix& ffn, int64_t layer) {
         const bool wants_codes = layout_of(ffn.value->type()).is_quantized();
         const bool is_packed = packs_hidden(ffn), is_split = ffn.value->type() == Type::Q6_K;
         const int64_t grain = std::clamp<int64_t>(panels_per_part(*ffn.key) / 2, 1,
@@ -261,7 +261,7 @@ class Pass {
             kernels_.multiply_panels(*ffn.key, inputs, 2 * first, 2 * last, values, stride);
             for (int64_t t = 0; t < rows_; ++t) {
                 float* row = values + t * stride;
-                mine.zero_channels += kernels_.relu_squared(row + 32 * first, count);
+                mine.zero_channels[layer] += kernels_.relu_squared(row + 32 * first, count);
                 if (wants_codes) hidden.quantize(row, first, last, t, rows_);
             }
             for (int64_t b = first; is_packed && b < last; ++b)
@@ -329,13 +329,14 @@ class Pass {
 
 }  // namespace
 
-int64_t forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratch,
-                const Batch& batch) {
+void forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratch, const Batch& batch,
+             int64_t* zero_channels) {
     Pass pass(sizes, weights, scratch, batch);
     const int64_t num_rows = std::max(batch.num_rows, batch.num_logits);
     for (bool is_done = false; !is_done;) {
         scratch.reserve(sizes, weights.largest_rank, num_rows, num_threads());
-        for (Scratch::Private& each : scratch.threads) each.zero_channels = 0;
+        for (Scratch::Private& each : scratch.threads)
+            std::fill_n(each.zero_channels, sizes.n_layer, 0);
         run_on_all([&](Team& team) {
             // Somebody may have set more threads since: then all leave, and once again.
             if (team.size() > scratch.num_threads()) return;
@@ -343,9 +344,9 @@ int64_t forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratc
             pass.run(team);
         });
     }
-    int64_t zero_channels = 0;
-    for (const Scratch::Private& each : scratch.threads) zero_channels += each.zero_channels;
-    return zero_channels;
+    std::fill_n(zero_channels, sizes.n_layer, 0);
+    for (const Scratch::Private& each : scratch.threads)
+        for (int64_t i = 0; i < sizes.n_layer; ++i) zero_channels[i] += each.zero_channels[i];
 }
 
 }  // namespace anser

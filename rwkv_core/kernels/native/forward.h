@@ -34,9 +34,9 @@ struct Batch {
 };
 
 // Runs the pass on all threads of the pool; `batch` is right. The numbers depend on each token's own
-// text alone, and not on where that was cut. Returns how many hidden channels of the channel mixes
-// were zero.
-int64_t forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratch,
-                const Batch& batch);
+// text alone, and not on where that was cut. Sets `zero_channels` [n_layer] to how many hidden channels
+// of each channel mix were zero, over all rows.
+void forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratch, const Batch& batch,
+             int64_t* zero_channels);
 
 }  // namespace anser

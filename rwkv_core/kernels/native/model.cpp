@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace anser {
 namespace {
@@ -28,7 +29,7 @@ ModelSizes checked(const ModelSizes& sizes) {
 
 }  // namespace
 
-Model::Model(const ModelSizes& sizes) : sizes_(checked(sizes)) {}
+Model::Model(const ModelSizes& sizes) : sizes_(checked(sizes)) { reset_counters(); }
 
 void Model::check_loading() const { require(!weights_, "the model is loaded already"); }
 
@@ -65,6 +66,25 @@ void Model::finish() {
     weights_ = std::make_unique<Weights>(sizes_, named_);
 }
 
+void Model::replace_matrix(const std::string& name, std::shared_ptr<const Matrix> matrix) {
+    require(weights_ != nullptr, "the model is not loaded");
+    require(matrix != nullptr, name + " is no matrix");
+    const std::lock_guard<std::mutex> guard(passes_);
+    const auto found = named_.matrices.find(name);
+    require(found != named_.matrices.end(), name + " has no place in the model");
+    std::shared_ptr<const Matrix>& place = found->second;
+    require(place->type() == matrix->type() && place->rows() == matrix->rows() &&
+                place->cols() == matrix->cols(),
+            name + " is replaced by a matrix of another type or size");
+    place.swap(matrix);
+    try {
+        weights_ = std::make_unique<Weights>(sizes_, named_);
+    } catch (...) {
+        place.swap(matrix);  // the old weights point to the old matrix
+        throw;
+    }
+}
+
 void Model::check(const Batch& batch) const {
     require(weights_ != nullptr, "the model is not loaded");
     require(batch.num_rows >= 1 && batch.num_rows <= kMaxRows, "too many or no tokens for a pass");
@@ -90,8 +110,21 @@ void Model::check(const Batch& batch) const {
 void Model::forward(const Batch& batch) {
     check(batch);
     const std::lock_guard<std::mutex> guard(passes_);
-    zero_channels_ += anser::forward(sizes_, *weights_, scratch_, batch);
-    all_channels_ += sizes_.n_layer * sizes_.n_ffn * batch.num_rows;
+    std::vector<int64_t> zero(static_cast<size_t>(sizes_.n_layer));
+    anser::forward(sizes_, *weights_, scratch_, batch, zero.data());
+    const std::lock_guard<std::mutex> counting(counting_);
+    for (size_t i = 0; i < zero.size(); ++i) zero_channels_.zero[i] += zero[i];
+    zero_channels_.total += sizes_.n_ffn * batch.num_rows;
+}
+
+Model::ZeroChannels Model::zero_channels() const {
+    const std::lock_guard<std::mutex> counting(counting_);
+    return zero_channels_;
+}
+
+void Model::reset_counters() {
+    const std::lock_guard<std::mutex> counting(counting_);
+    zero_channels_ = {std::vector<int64_t>(static_cast<size_t>(sizes_.n_layer)), 0};
 }
 
 }  // namespace anser

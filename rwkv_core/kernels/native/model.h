@@ -1,10 +1,10 @@
 // A model that is loaded tensor by tensor and then passes tokens through all its layers.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "forward.h"
 #include "scratch.h"
@@ -25,17 +25,23 @@ class Model {
     // Ends loading.
     void finish();
 
+    // A loaded matrix in another layout: of the same type and size, so that no number changes. Waits
+    // for a pass to end. Throws without having changed anything.
+    void replace_matrix(const std::string& name, std::shared_ptr<const Matrix> matrix);
+
     // May be called by several threads; the passes follow one another.
     void forward(const Batch& batch);
 
     const ModelSizes& sizes() const { return sizes_; }
 
-    // Hidden channels of the channel mixes: how many were zero after relu^2, of how many.
+    // Hidden channels of the channel mixes: how many of each layer's were zero after relu^2, of how
+    // many in a layer, summed over all rows of all passes since the reset.
     struct ZeroChannels {
-        int64_t zero, total;
+        std::vector<int64_t> zero;  // [n_layer]
+        int64_t total = 0;
     };
-    ZeroChannels zero_channels() const { return {zero_channels_, all_channels_}; }
-    void reset_counters() { zero_channels_ = all_channels_ = 0; }
+    ZeroChannels zero_channels() const;
+    void reset_counters();
 
   private:
     void check_loading() const;
@@ -47,7 +53,8 @@ class Model {
 
     std::mutex passes_;  // held by a pass: it owns the scratch memory
     Scratch scratch_;
-    std::atomic<int64_t> zero_channels_{0}, all_channels_{0};
+    mutable std::mutex counting_;
+    ZeroChannels zero_channels_;
 };
 
 }  // namespace anser

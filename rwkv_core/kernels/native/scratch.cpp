@@ -67,6 +67,7 @@ void Scratch::carve(Carver& carver, const ModelSizes& sizes, int64_t largest_ran
         carver(mine.mixed, width);
         for (float*& low : mine.low_rank) carver(low, low_rank_size);
         carver(mine.hidden, rows * 32 * kHiddenBlocks);
+        carver(mine.zero_channels, sizes.n_layer);
     }
 }
 

@@ -37,7 +37,7 @@ class Scratch {
         float* mixed;                // [n_embd]: a row on its way to being quantized
         float* low_rank[kNumLowRank];  // [rows][channels of the heads of a part]
         float* hidden;               // [rows][32 * kHiddenBlocks]
-        int64_t zero_channels;
+        int64_t* zero_channels;      // [n_layer]
     };
     // Blocks of 32 hidden channels that a thread computes at a time, at most.
     static constexpr int64_t kHiddenBlocks = 4;
