@@ -35,7 +35,12 @@ class State:
         size = config.head_size
         shapes = (shift, shift, (config.n_layer, batch_size, config.n_head, size, size))
         if torch.device(device).type == "cpu":
-            return cls(*zero_floats(shapes))
+            parts = zero_floats(shapes)
+            # Written now: a pass that finds no memory yet waits for it page by page, twice each (the
+            # first reads get a page of zeros), 20 ms for a state of 6 MB instead of 5.
+            for part in parts:
+                part.zero_()
+            return cls(*parts)
         return cls(*(torch.zeros(shape, device=device) for shape in shapes))
 
     @classmethod
