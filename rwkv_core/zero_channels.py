@@ -17,20 +17,23 @@ from rwkv_core.model import Model
 
 log = logging.getLogger(__name__)
 
-# Up to this share of active channels a decoded token is faster with the value matrix by columns.
-# Measured by tests/tools/column_limits.py, which prints these limits.
+# Up to this share of active channels a value matrix is laid out by columns. tests/tools/
+# column_limits.py measures where a decoded token takes equally long in both layouts: with AVX-512
+# at 35% (Q8_0), 33% (Q4_0), 29% (Q6_K) and 21% (Q4_K). The limits are lower: with several texts at
+# once more channels are active, and where it is close nothing is gained. Those of the types that
+# are not named here are guesses on the safe side.
 MAX_ACTIVE_SHARES = {
     "Q8_0": 0.25,
     "Q4_0": 0.25,
-    "Q4_1": 0.25,
+    "Q4_1": 0.15,
     "Q5_0": 0.15,
     "Q5_1": 0.15,
     "Q4_K": 0.15,
     "Q5_K": 0.15,
-    "Q6_K": 0.15,
-    "F16": 0.25,
-    "BF16": 0.25,
-    "F32": 0.25,
+    "Q6_K": 0.2,
+    "F16": 0.05,
+    "BF16": 0.05,
+    "F32": 0.15,
 }
 
 # What people chat about, in the form of a chat: channels that are active differ from text to text,
@@ -41,7 +44,7 @@ _TEXT = (
 )
 # More channels than usual are active where a text begins: those tokens do not count.
 _NUM_FIRST_TOKENS = 8
-# A quarter as many as fill a pass: 0.15 s for a model of 1.5B on two cores, with the first ones.
+# With the first ones about 0.15 s of prefill for a model of 1.5B on two cores.
 _NUM_TOKENS = 16
 
 
