@@ -18,7 +18,7 @@ from rwkv_core.model import Model
 log = logging.getLogger(__name__)
 
 # Up to this share of active channels a decoded token is faster with the value matrix by columns:
-# measured at 1.5B on two cores whose memory is read at 38 and at 67 GB/s, where the limit is lower.
+# measured at 1.5B with AVX-512 (tests/tools/column_limits.py) on two cores whose memory is read at 38 and at 67 GB/s, where the limit is lower.
 # Codes of less than 8 bits make shorter pieces, and more work. Other types stay by rows.
 MAX_ACTIVE_SHARES = {
     "Q8_0": 0.25,
@@ -39,7 +39,7 @@ _TEXT = (
 )
 # More channels than usual are active where a text begins: those tokens do not count.
 _NUM_FIRST_TOKENS = 8
-# A quarter as many as fill a pass: 0.15 s for a model of 1.5B on two cores, with the first ones.
+# With the first ones about 0.15 s of prefill for a model of 1.5B on two cores.
 _NUM_TOKENS = 16
 
 

@@ -21,7 +21,7 @@ from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
 from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
 from rwkv_core.config import ModelConfig
 from rwkv_core.formulas import Weights, is_matrix
-from rwkv_core.kernels.interface import Floats, Int32s, Native, NativeModel
+from rwkv_core.kernels.interface import Floats, Int32s, Native, NativeMatrix, NativeModel
 from rwkv_core.state import State
 from rwkv_core.wkv import wkv_step
 from tests.tools.native import require_kernels
@@ -556,6 +556,33 @@ def test_passes_that_cannot_be_are_refused(native: Operations) -> None:
     with pytest.raises(TypeError):
         run(out=np.zeros((1, TINY.vocab_size)))  # type: ignore[arg-type]
     run()
+
+
+def test_a_matrix_is_replaced_by_the_same_in_another_layout_alone(native: Operations) -> None:
+    pair = Pair(native, WIDE, {})
+    name, shape = "blocks.1.ffn.value.weight", (WIDE.n_embd, WIDE.n_ffn)
+    before = pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)])
+    wrong: list[tuple[str, NativeMatrix, str]] = [
+        (name, kernels.empty_matrix("F16", *shape), "another type or size"),
+        (name, kernels.empty_matrix("F32", shape[0], shape[1] // 2), "another type or size"),
+        ("blocks.9.ffn.value.weight", kernels.empty_matrix("F32", *shape), "no place in the model"),
+        (
+            "blocks.1.ffn.key.weight",
+            kernels.empty_matrix("F32", *shape[::-1], by_columns=True),
+            "packed by columns",
+        ),
+    ]
+    for place, matrix, problem in wrong:
+        with pytest.raises(ValueError, match=problem):
+            pair.model.replace_matrix(place, matrix)
+        assert torch.equal(pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)]), before)
+    raw = _encoded(random_tensors(WIDE, seed=3)[name], "F32")
+    pair.model.replace_matrix(name, kernels.pack("F32", raw, *shape))
+    assert torch.equal(pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)]), before)
+    pair.model.replace_matrix(name, kernels.pack("F32", np.zeros_like(raw), *shape))
+    assert not torch.equal(pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)]), before)
+    with pytest.raises(ValueError, match="not loaded"):
+        _empty_model(native).replace_matrix(name, kernels.empty_matrix("F32", *shape))
 
 
 def _int32(values: Sequence[int]) -> Int32s:

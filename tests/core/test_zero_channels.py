@@ -35,7 +35,7 @@ def write_model(folder: Path, type_name: str) -> Path:
     """A model with few active channels in the layers FEW_ACTIVE, and half of them in the others."""
     tensors = random_tensors(CONFIG, seed=1)
     for layer in FEW_ACTIVE:
-        make_few_active(tensors, layer, 1.7)
+        make_few_active(tensors, layer, 2.2)
     write_tokenizer(folder)
     write_gguf(folder / "a.gguf", tensors, CONFIG, type_name)
     return folder / "a.gguf"
@@ -58,6 +58,9 @@ def test_layers_with_few_active_channels_skip_the_others(pair: list[Model]) -> N
     assert executor.layers_by_columns == FEW_ACTIVE
     assert executor.description == f"{by_rows.description}, zero channels skipped in 2 of 4 layers"
     assert by_rows.layers_by_columns == frozenset()
+    sizes = executor.type_name, CONFIG.n_embd, CONFIG.n_ffn
+    by_columns = kernels.empty_matrix(*sizes, by_columns=True)
+    assert by_columns.nbytes == kernels.empty_matrix(*sizes).nbytes
     assert executor.num_weight_bytes == by_rows.num_weight_bytes
     assert executor.zero_channels() == (0, 0)  # what was counted to choose is not for others
 
@@ -69,7 +72,7 @@ def test_zero_channels_are_counted_layer_by_layer(pair: list[Model]) -> None:
         model.forward(random_tokens(100, seed=3))
         shares = executor.active_shares()
         for layer, share in enumerate(shares):
-            low, high = (0.01, 0.12) if layer in FEW_ACTIVE else (0.4, 0.6)
+            low, high = (0.002, 0.045) if layer in FEW_ACTIVE else (0.4, 0.6)
             assert low < share < high
         zeros, num_channels = executor.zero_channels()
         assert num_channels == 100 * CONFIG.n_layer * CONFIG.n_ffn

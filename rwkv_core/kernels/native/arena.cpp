@@ -60,12 +60,22 @@ Mapping* new_mapping(size_t size) {
     return new Mapping{bytes, length, aligned, aligned + usable, 0};
 }
 
+// The memory of a part that nobody uses any more, while its neighbours stay.
+void give_back(uint8_t* data, size_t size) {
+    constexpr uintptr_t kPage = uintptr_t{64} << 10;  // a multiple of any system's
+    const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+    const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + size) / kPage * kPage;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 void free_mapping(Mapping* mapping) {
     munmap(mapping->start, mapping->length);
     delete mapping;
 }
 
 #else
+
+void give_back(uint8_t*, size_t) {}
 
 Mapping* new_mapping(size_t size) {
     const size_t length = size + kAlignment;
@@ -109,7 +119,10 @@ Arena::Arena(size_t size) : size_(size) {
 
 Arena::~Arena() {
     const std::lock_guard<std::mutex> guard(lock);
-    if (--mapping_->arenas) return;
+    if (--mapping_->arenas) {
+        give_back(data_, size_);
+        return;
+    }
     if (current == mapping_) current = nullptr;
     free_mapping(mapping_);
 }
