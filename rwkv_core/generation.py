@@ -28,7 +28,8 @@ class GenerationRequest:
     """What to generate after a prompt; without a limit when `max_new_tokens` is None.
 
     `snapshot_at` names the places in the prompt from which other prompts may go on, in any order.
-    They change what later requests cost, never a text.
+    They change what later requests cost, never a text. Nor do drafts, of at most `max_draft_tokens`
+    that are guessed and verified at once (0: none); but see `Engine` on PyTorch.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -36,6 +37,7 @@ class GenerationRequest:
     max_new_tokens: int | None
     stops: tuple[str, ...]
     snapshot_at: tuple[CutPoint, ...] = ()
+    max_draft_tokens: int = 0
 
 
 class FinishReason(Enum):
@@ -49,7 +51,9 @@ class GenerationStats:
     """Tokens and times of one request; it has none before its turn has come.
 
     `num_cached_tokens` of the prompt were not read, as a state behind them was there already.
-    `num_generated_tokens` counts every sampled token, those of a stop too.
+    `num_generated_tokens` counts every sampled token, those of a stop too. Of `num_draft_tokens`
+    that were guessed, the `num_accepted_tokens` were right: so many tokens came without a pass of
+    their own.
     """
 
     num_prompt_tokens: int = 0
@@ -57,6 +61,8 @@ class GenerationStats:
     num_generated_tokens: int = 0
     prefill_ns: int = 0
     decode_ns: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)

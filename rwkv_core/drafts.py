@@ -1,0 +1,168 @@
+"""Guesses how a text goes on by looking up how it went on before: prompt-lookup drafts.
+
+A draft costs rows of a pass and is worth what of it is accepted. How often the text does go on as
+it did before is observed token by token, whether drafts are made or not: a text that repeats
+nothing has none, and costs only the lookup.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rwkv_core.cache import TokenArray
+
+# Tokens of the n-grams that are looked up, the longest first: it is the likelier one to go on as
+# before. Of one token, the guess is hardly ever worth its row.
+_SIZES = (5, 2)
+# Of each size, at most 2 to this power are remembered, in 256 kB.
+_TABLE_BITS = 16
+
+_MASK = (1 << 64) - 1
+_FACTOR = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: it spreads ids that follow one another
+
+# How much one more observation moves the estimate of how often a guess is right.
+_LEARNING_RATE = 0.2
+# What a pass with drafts costs beside its rows, in rows: mostly the copy of the state.
+_EXTRA_ROWS = 1.0
+# More rows than that are no cheaper than passes, on a CPU.
+_MAX_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Match:
+    """The end of a text has been in it before."""
+
+    size: int  # how many tokens are known to be alike
+    position: int  # of the token that followed there
+
+
+class NgramIndex:
+    """Finds where the last tokens of a text came last before, in time and memory that do not grow.
+
+    An n-gram may be forgotten when a later one takes its place in a table. What is found is always
+    the latest place.
+    """
+
+    def __init__(self, token_ids: TokenArray) -> None:
+        """`token_ids` [T] int32 are what there is of the text."""
+        self._tokens = array("i")
+        self._tokens.frombytes(token_ids.tobytes())
+        self._tables = [_table(token_ids, size) for size in _SIZES]
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, position: int) -> int:
+        return self._tokens[position]
+
+    def append(self, token_id: int) -> None:
+        """The text goes on."""
+        tokens = self._tokens
+        num_tokens = len(tokens)
+        for size, table in zip(_SIZES, self._tables, strict=True):
+            if num_tokens >= size:
+                table[_slot(tokens[-size:])] = num_tokens
+        tokens.append(token_id)
+
+    def find(self) -> Match | None:
+        """The longest n-gram at the end of the text that has been followed by something before."""
+        tokens = self._tokens
+        for size, table in zip(_SIZES, self._tables, strict=True):
+            end = tokens[-size:]
+            if len(end) == size:
+                position = int(table[_slot(end)])
+                if position and tokens[position - size : position] == end:
+                    return Match(size, position)
+        return None
+
+    def continuation(self, match: Match, num_tokens: int) -> list[int]:
+        """What followed the match. A draft longer than that goes on with itself."""
+        copied: list[int] = []
+        num_left = len(self._tokens) - match.position
+        for offset in range(num_tokens):
+            is_known = offset < num_left
+            copied.append(
+                self._tokens[match.position + offset] if is_known else copied[offset - num_left]
+            )
+        return copied
+
+
+class Drafter:
+    """Drafts for one text. It never changes what is written, only how many passes that takes."""
+
+    def __init__(self, token_ids: TokenArray, max_tokens: int) -> None:
+        """`token_ids` are the prompt; a draft has at most `max_tokens`."""
+        self._index = NgramIndex(token_ids)
+        self._max_tokens = min(max_tokens, _MAX_TOKENS)
+        # For each size, how often the guess was right lately. At first none is trusted.
+        self._rates = dict.fromkeys(_SIZES, 0.0)
+        self._match = self._index.find()
+
+    def push(self, token_id: int) -> None:
+        """The text has got a token, drafted or not."""
+        match = self._match
+        if match is not None:
+            is_right = self._index[match.position] == token_id
+            self._rates[match.size] += _LEARNING_RATE * (is_right - self._rates[match.size])
+        self._index.append(token_id)
+        self._match = self._index.find()
+
+    def draft(self, num_pending: int, row_cost: float, max_tokens: int | None) -> list[int]:
+        """What to try next: nothing when it is not likely to pay. None is no limit of its own.
+
+        `row_cost` is what one more row takes, as a share of the time in which a token comes without
+        drafts. The `num_pending` tokens before the draft are read once more because of it.
+        """
+        if self._match is None:
+            return []
+        most = self._max_tokens if max_tokens is None else min(max_tokens, self._max_tokens)
+        best_gain, best_count = 0.0, 0
+        gain = -row_cost * (num_pending + _EXTRA_ROWS)
+        probabilities = self._probabilities(self._match)
+        for count in range(1, most + 1):
+            # A token that was accepted is read once more when one behind it was not.
+            gain += next(probabilities) * (1 - row_cost) - row_cost
+            if gain > best_gain:
+                best_gain, best_count = gain, count
+        return self._index.continuation(self._match, best_count)
+
+    def _probabilities(self, match: Match) -> Iterator[float]:
+        """That the first tokens of a draft are all accepted: the first one, the first two, …"""
+        probability, size = 1.0, match.size
+        while True:
+            probability *= max(rate for each, rate in self._rates.items() if each <= size)
+            yield probability
+            size += 1  # what is accepted makes the match longer
+
+
+def _slot(tokens: array[int]) -> int:
+    """The place of an n-gram in its table; `_slots` of one."""
+    key = 0
+    for token in tokens:
+        key = ((key + token) * _FACTOR) & _MASK
+    return key >> (64 - _TABLE_BITS)
+
+
+def _slots(token_ids: TokenArray, size: int) -> npt.NDArray[np.int64]:
+    """The places of the n-grams that begin at each token but the last ones."""
+    count = max(len(token_ids) - size + 1, 0)
+    keys = np.zeros(count, np.uint64)
+    for offset in range(size):
+        keys += token_ids[offset : offset + count].astype(np.uint64)
+        keys *= np.uint64(_FACTOR)  # modulo 2**64
+    slots: npt.NDArray[np.int64] = (keys >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
+    return slots
+
+
+def _table(token_ids: TokenArray, size: int) -> npt.NDArray[np.int32]:
+    """For each slot the position behind the latest n-gram in it that something follows; 0: none."""
+    table = np.zeros(1 << _TABLE_BITS, np.int32)
+    slots = _slots(token_ids[:-1], size)
+    # Where a slot comes more than once, NumPy leaves the last value.
+    table[slots] = np.arange(size, size + len(slots), dtype=np.int32)
+    return table
