@@ -8,13 +8,14 @@ nothing has none, and costs only the lookup.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rwkv_core.cache import TokenArray
+from rwkv_core.executor import Executor
+from rwkv_core.kernel_executor import KernelExecutor
 
 # Tokens of the n-grams that are looked up, the longest first: it is the likelier one to go on as
 # before. Of one token, the guess is hardly ever worth its row.
@@ -29,6 +30,7 @@ _FACTOR = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: it spreads ids that follow
 _LEARNING_RATE = 0.2
 # What a pass with drafts costs beside its rows, in rows: mostly the copy of the state.
 _EXTRA_ROWS = 1.0
+_DEFAULT_MAX_TOKENS = 8
 # More rows than that are no cheaper than passes, on a CPU.
 _MAX_TOKENS = 32
 
@@ -39,6 +41,13 @@ class Match:
 
     size: int  # how many tokens are known to be alike
     position: int  # of the token that followed there
+
+
+def default_max_tokens(executor: Executor) -> int:
+    """For a request that does not say. With kernels drafts change no text, and measure faster; in
+    PyTorch a text may differ in its drafts, which depend on times.
+    """
+    return _DEFAULT_MAX_TOKENS if isinstance(executor, KernelExecutor) else 0
 
 
 class NgramIndex:
@@ -99,8 +108,9 @@ class Drafter:
         """`token_ids` are the prompt; a draft has at most `max_tokens`."""
         self._index = NgramIndex(token_ids)
         self._max_tokens = min(max_tokens, _MAX_TOKENS)
-        # For each size, how often the guess was right lately. At first none is trusted.
-        self._rates = dict.fromkeys(_SIZES, 0.0)
+        # For each size, how often the guess was right lately. At first none is trusted; a longer
+        # match as much as a shorter one.
+        self._rates = {_SIZES[-1]: 0.0}
         self._match = self._index.find()
 
     def push(self, token_id: int) -> None:
@@ -108,7 +118,8 @@ class Drafter:
         match = self._match
         if match is not None:
             is_right = self._index[match.position] == token_id
-            self._rates[match.size] += _LEARNING_RATE * (is_right - self._rates[match.size])
+            rate = self._rate(match.size)
+            self._rates[match.size] = rate + _LEARNING_RATE * (is_right - rate)
         self._index.append(token_id)
         self._match = self._index.find()
 
@@ -121,23 +132,20 @@ class Drafter:
         if self._match is None:
             return []
         most = self._max_tokens if max_tokens is None else min(max_tokens, self._max_tokens)
+        rate = self._rate(self._match.size)
         best_gain, best_count = 0.0, 0
         gain = -row_cost * (num_pending + _EXTRA_ROWS)
-        probabilities = self._probabilities(self._match)
+        probability = 1.0  # that all of the draft is right
         for count in range(1, most + 1):
+            probability *= rate
             # A token that was accepted is read once more when one behind it was not.
-            gain += next(probabilities) * (1 - row_cost) - row_cost
+            gain += probability * (1 - row_cost) - row_cost
             if gain > best_gain:
                 best_gain, best_count = gain, count
         return self._index.continuation(self._match, best_count)
 
-    def _probabilities(self, match: Match) -> Iterator[float]:
-        """That the first tokens of a draft are all accepted: the first one, the first two, …"""
-        probability, size = 1.0, match.size
-        while True:
-            probability *= max(rate for each, rate in self._rates.items() if each <= size)
-            yield probability
-            size += 1  # what is accepted makes the match longer
+    def _rate(self, size: int) -> float:
+        return self._rates.get(size, self._rates[_SIZES[-1]])
 
 
 def _slot(tokens: array[int]) -> int:

@@ -197,6 +197,30 @@ def test_who_waits_for_another_is_in_no_pass_and_a_suspect_alone_in_it() -> None
     assert wanted.next_pass() == []
 
 
+def test_a_draft_row_costs_by_how_many_it_delays() -> None:
+    wanted = scheduler()
+    streams = [Fake(1, is_writing=True, draft_rows=3) for _ in range(4)]
+    start(wanted, *streams[:1])
+    assert [run.num_rows for run in wanted.next_pass()] == [4]
+    alone = streams[0].row_cost
+    book = Fake(10**6)
+    start(wanted, *streams[1:], book)
+    streams[0].num_drafted = 0
+    assert [run.num_rows for run in wanted.next_pass()[:4]] == [4] * 4
+    assert 2 * alone < streams[0].row_cost == streams[3].row_cost < 4 * alone
+    wanted.release(book)
+    for draft_rows in range(50):  # rows that take as long as passes
+        for each in streams:
+            each.draft_rows, each.num_drafted = draft_rows % 4, 0
+        runs = wanted.next_pass()
+        wanted.record(runs, 0.01 * sum(run.num_rows for run in runs))
+    assert streams[0].row_cost > 0.8
+    suspect = streams[0]
+    suspect.is_suspect, suspect.row_cost, suspect.num_drafted = True, -1.0, 0
+    assert [(run.sequence, run.num_rows) for run in wanted.next_pass()] == [(suspect, 1)]
+    assert suspect.row_cost == -1  # it is not asked
+
+
 def test_everyone_is_served_in_the_end() -> None:
     choices = random.Random(1)
     wanted = scheduler(num_slots=4, max_queue=1000)
