@@ -61,7 +61,11 @@ class NgramIndex:
         """`token_ids` [T] int32 are what there is of the text."""
         self._tokens = array("i")
         self._tokens.frombytes(token_ids.tobytes())
+        # For each size: by slot, the position behind the latest n-gram that something follows (0:
+        # none); and the slot of the last n-gram, which nothing follows yet.
         self._tables = [_table(token_ids, size) for size in _SIZES]
+        self._slots = [0] * len(_SIZES)
+        self._find_slots()
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -71,22 +75,20 @@ class NgramIndex:
 
     def append(self, token_id: int) -> None:
         """The text goes on."""
-        tokens = self._tokens
-        num_tokens = len(tokens)
-        for size, table in zip(_SIZES, self._tables, strict=True):
+        num_tokens = len(self._tokens)
+        for size, table, slot in zip(_SIZES, self._tables, self._slots, strict=True):
             if num_tokens >= size:
-                table[_slot(tokens[-size:])] = num_tokens
-        tokens.append(token_id)
+                table[slot] = num_tokens
+        self._tokens.append(token_id)
+        self._find_slots()
 
     def find(self) -> Match | None:
         """The longest n-gram at the end of the text that has been followed by something before."""
         tokens = self._tokens
-        for size, table in zip(_SIZES, self._tables, strict=True):
-            end = tokens[-size:]
-            if len(end) == size:
-                position = int(table[_slot(end)])
-                if position and tokens[position - size : position] == end:
-                    return Match(size, position)
+        for size, table, slot in zip(_SIZES, self._tables, self._slots, strict=True):
+            position = table[slot]
+            if position and tokens[position - size : position] == tokens[-size:]:
+                return Match(size, position)
         return None
 
     def continuation(self, match: Match, num_tokens: int) -> list[int]:
@@ -99,6 +101,14 @@ class NgramIndex:
                 self._tokens[match.position + offset] if is_known else copied[offset - num_left]
             )
         return copied
+
+    def _find_slots(self) -> None:
+        """`_slots_in` for the last n-grams alone."""
+        for number, size in enumerate(_SIZES):
+            key = 0
+            for token in self._tokens[-size:]:
+                key = ((key + token) * _FACTOR) & _MASK
+            self._slots[number] = key >> (64 - _TABLE_BITS)
 
 
 class Drafter:
@@ -148,29 +158,20 @@ class Drafter:
         return self._rates.get(size, self._rates[_SIZES[-1]])
 
 
-def _slot(tokens: array[int]) -> int:
-    """The place of an n-gram in its table; `_slots` of one."""
-    key = 0
-    for token in tokens:
-        key = ((key + token) * _FACTOR) & _MASK
-    return key >> (64 - _TABLE_BITS)
-
-
-def _slots(token_ids: TokenArray, size: int) -> npt.NDArray[np.int64]:
-    """The places of the n-grams that begin at each token but the last ones."""
+def _slots_in(token_ids: TokenArray, size: int) -> npt.NDArray[np.uint64]:
+    """The places in a table of all n-grams of a text."""
     count = max(len(token_ids) - size + 1, 0)
     keys = np.zeros(count, np.uint64)
     for offset in range(size):
         keys += token_ids[offset : offset + count].astype(np.uint64)
         keys *= np.uint64(_FACTOR)  # modulo 2**64
-    slots: npt.NDArray[np.int64] = (keys >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
-    return slots
+    keys >>= np.uint64(64 - _TABLE_BITS)
+    return keys
 
 
-def _table(token_ids: TokenArray, size: int) -> npt.NDArray[np.int32]:
-    """For each slot the position behind the latest n-gram in it that something follows; 0: none."""
+def _table(token_ids: TokenArray, size: int) -> array[int]:
     table = np.zeros(1 << _TABLE_BITS, np.int32)
-    slots = _slots(token_ids[:-1], size)
+    slots = _slots_in(token_ids[:-1], size)
     # Where a slot comes more than once, NumPy leaves the last value.
     table[slots] = np.arange(size, size + len(slots), dtype=np.int32)
-    return table
+    return array("i", table.tobytes())

@@ -276,8 +276,8 @@ class Engine:
 
     def _run(self, runs: list[Run[Sequence]]) -> None:
         """A pass of the model, and what follows from it for every sequence in it."""
+        start = time.perf_counter()  # the copies of states for drafts are part of their cost
         segments = [run.sequence.segments(run.num_rows) for run in runs]
-        start = time.perf_counter()
         try:
             logits = self._model.advance_batch([*chain(*segments)]).cpu()  # [sum of num_logits, V]
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,9 @@ class State:
         return self.time_shift.nbytes + self.channel_shift.nbytes + self.wkv.nbytes
 
     def clone(self) -> State:
-        return State(self.time_shift.clone(), self.channel_shift.clone(), self.wkv.clone())
+        copy = State(*map(torch.empty_like, (self.time_shift, self.channel_shift, self.wkv)))
+        copy.copy_(self)
+        return copy
 
     def split(self) -> list[State]:
         """Every sequence by itself, as views: what changes them changes this state."""
@@ -65,6 +68,15 @@ class State:
 
     def copy_(self, other: State) -> None:
         """Takes over the values of another state of the same sizes."""
-        self.time_shift.copy_(other.time_shift)
-        self.channel_shift.copy_(other.channel_shift)
-        self.wkv.copy_(other.wkv)
+        _copy(other.time_shift, self.time_shift)
+        _copy(other.channel_shift, self.channel_shift)
+        _copy(other.wkv, self.wkv)
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    if source.device.type == target.device.type == "cpu":
+        # In one thread: PyTorch's own threads would take turns with the kernels', and where the
+        # processor is busy a copy would take a hundred times as long.
+        np.copyto(target.numpy(), source.numpy())
+    else:
+        target.copy_(source)
