@@ -20,8 +20,10 @@ from rwkv_core.kernel_executor import KernelExecutor
 # Tokens of the n-grams that are looked up, the longest first: it is the likelier one to go on as
 # before. Of one token, the guess is hardly ever worth its row.
 _SIZES = (5, 2)
-# Of each size, at most 2 to this power are remembered, in 256 kB.
-_TABLE_BITS = 16
+# Tables have 2 to this power slots of 4 bytes, by the length of the prompt: two for each n-gram in
+# it, up to 100,000 tokens in half a megabyte.
+_MIN_TABLE_BITS = 12
+_MAX_TABLE_BITS = 17
 
 _MASK = (1 << 64) - 1
 _FACTOR = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: it spreads ids that follow one another
@@ -61,9 +63,11 @@ class NgramIndex:
         """`token_ids` [T] int32 are what there is of the text."""
         self._tokens = array("i")
         self._tokens.frombytes(token_ids.tobytes())
+        num_bits = min(max(len(token_ids).bit_length() + 1, _MIN_TABLE_BITS), _MAX_TABLE_BITS)
+        self._shift = 64 - num_bits
         # For each size: by slot, the position behind the latest n-gram that something follows (0:
         # none); and the slot of the last n-gram, which nothing follows yet.
-        self._tables = [_table(token_ids, size) for size in _SIZES]
+        self._tables = [_table(token_ids, size, num_bits) for size in _SIZES]
         self._slots = [0] * len(_SIZES)
         self._find_slots()
 
@@ -108,7 +112,7 @@ class NgramIndex:
             key = 0
             for token in self._tokens[-size:]:
                 key = ((key + token) * _FACTOR) & _MASK
-            self._slots[number] = key >> (64 - _TABLE_BITS)
+            self._slots[number] = key >> self._shift
 
 
 class Drafter:
@@ -158,20 +162,20 @@ class Drafter:
         return self._rates.get(size, self._rates[_SIZES[-1]])
 
 
-def _slots_in(token_ids: TokenArray, size: int) -> npt.NDArray[np.uint64]:
+def _slots_in(token_ids: TokenArray, size: int, num_bits: int) -> npt.NDArray[np.uint64]:
     """The places in a table of all n-grams of a text."""
     count = max(len(token_ids) - size + 1, 0)
     keys = np.zeros(count, np.uint64)
     for offset in range(size):
         keys += token_ids[offset : offset + count].astype(np.uint64)
         keys *= np.uint64(_FACTOR)  # modulo 2**64
-    keys >>= np.uint64(64 - _TABLE_BITS)
+    keys >>= np.uint64(64 - num_bits)
     return keys
 
 
-def _table(token_ids: TokenArray, size: int) -> array[int]:
-    table = np.zeros(1 << _TABLE_BITS, np.int32)
-    slots = _slots_in(token_ids[:-1], size)
+def _table(token_ids: TokenArray, size: int, num_bits: int) -> array[int]:
+    table = np.zeros(1 << num_bits, np.int32)
+    slots = _slots_in(token_ids[:-1], size, num_bits)
     # Where a slot comes more than once, NumPy leaves the last value.
     table[slots] = np.arange(size, size + len(slots), dtype=np.int32)
     return array("i", table.tobytes())

@@ -52,12 +52,12 @@ def test_the_index_finds_what_a_search_finds(
 def test_what_is_found_in_a_text_larger_than_the_tables_is_the_latest() -> None:
     """Some n-grams are forgotten, none is mistaken for another."""
     choices = np.random.default_rng(1)
-    known = choices.integers(0, 150, 150_000).astype(np.int32)
+    known = choices.integers(0, 200, 300_000).astype(np.int32)
     index = NgramIndex(known)
     tokens: list[int] = known.tolist()
     num_found = 0
     for _ in range(100):
-        tokens.append(int(choices.integers(0, 150)))
+        tokens.append(int(choices.integers(0, 200)))
         index.append(tokens[-1])
         match = index.find()
         if match is not None:
