@@ -31,7 +31,7 @@ from rwkv_core.cache import (
     as_tokens,
 )
 from rwkv_core.errors import AnserError, EngineStoppedError, GenerationError, OptionError
-from rwkv_core.executor import Segment
+from rwkv_core.executor import NUM_TORCH_THREADS, Segment
 from rwkv_core.generation import (
     CutPoint,
     Event,
@@ -44,6 +44,7 @@ from rwkv_core.generation import (
     Sink,
     TextEvent,
 )
+from rwkv_core.kernel_executor import KernelExecutor
 from rwkv_core.model import Model
 from rwkv_core.read_ahead import ReadAhead
 from rwkv_core.scheduler import Run, Scheduler
@@ -178,6 +179,10 @@ class Engine:
 
     def _serve(self) -> None:
         """The thread. Only what is no Exception (an interpreter that goes down) ends it early."""
+        # Beside the kernels, PyTorch only samples. To wake threads for that, which then lie in wait
+        # on the kernels' processors, takes longer than a small model's pass.
+        has_kernels = isinstance(self._model.executor, KernelExecutor)
+        torch.set_num_threads(1 if has_kernels else NUM_TORCH_THREADS)
         try:
             while self._wait_for_work():
                 self._step()
