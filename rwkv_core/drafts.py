@@ -20,9 +20,9 @@ from rwkv_core.kernel_executor import KernelExecutor
 # Tokens of the n-grams that are looked up, the longest first: it is the likelier one to go on as
 # before. Of one token, the guess is hardly ever worth its row.
 _SIZES = (5, 2)
-# Tables have 2 to this power slots of 4 bytes, by the length of the prompt: two for each n-gram in
-# it, up to 100,000 tokens in half a megabyte.
-_MIN_TABLE_BITS = 12
+# Tables have 2 to this power slots of 4 bytes, by the length of the prompt: at least four for each
+# n-gram in it, until a table takes half a megabyte.
+_MIN_TABLE_BITS = 13
 _MAX_TABLE_BITS = 17
 
 _MASK = (1 << 64) - 1
@@ -31,8 +31,9 @@ _FACTOR = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: it spreads ids that follow
 # How much one more observation moves the estimate of how often a guess is right.
 _LEARNING_RATE = 0.2
 # What a pass with drafts costs beside its rows, in rows: mostly the copy of the state.
-_EXTRA_ROWS = 1.0
+_EXTRA_ROWS = 2.0
 _DEFAULT_MAX_TOKENS = 8
+_MIN_WEIGHT_BYTES = 32 << 20
 # More rows than that are no cheaper than passes, on a CPU.
 _MAX_TOKENS = 32
 
@@ -46,10 +47,13 @@ class Match:
 
 
 def default_max_tokens(executor: Executor) -> int:
-    """For a request that does not say. With kernels drafts change no text, and measure faster; in
-    PyTorch a text may differ in its drafts, which depend on times.
+    """For a request that does not say: as many as pay, or 0 where none do.
+
+    Not in PyTorch: a text may differ there by its drafts, which depend on times. Nor for a model so
+    small that its passes take hardly longer than the lookup and what else a draft needs.
     """
-    return _DEFAULT_MAX_TOKENS if isinstance(executor, KernelExecutor) else 0
+    is_worth_it = executor.num_weight_bytes >= _MIN_WEIGHT_BYTES
+    return _DEFAULT_MAX_TOKENS if is_worth_it and isinstance(executor, KernelExecutor) else 0
 
 
 class NgramIndex:
@@ -63,7 +67,7 @@ class NgramIndex:
         """`token_ids` [T] int32 are what there is of the text."""
         self._tokens = array("i")
         self._tokens.frombytes(token_ids.tobytes())
-        num_bits = min(max(len(token_ids).bit_length() + 1, _MIN_TABLE_BITS), _MAX_TABLE_BITS)
+        num_bits = min(max(len(token_ids).bit_length() + 2, _MIN_TABLE_BITS), _MAX_TABLE_BITS)
         self._shift = 64 - num_bits
         # For each size: by slot, the position behind the latest n-gram that something follows (0:
         # none); and the slot of the last n-gram, which nothing follows yet.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwkv_core.cache import TokenArray
-from rwkv_core.drafts import Drafter, Match, NgramIndex
+from rwkv_core.drafts import Drafter, Match, NgramIndex, default_max_tokens
+from rwkv_core.kernel_executor import KernelExecutor
+from rwkv_core.torch_executor import TorchExecutor
 
 SIZES = (5, 2)
 
@@ -137,3 +140,12 @@ def test_a_token_costs_microseconds_after_a_long_text_too() -> None:
         drafter.draft(1, 0.06, None)
         times.append(time.thread_time_ns() - start)
     assert sorted(times)[1000] < 50_000  # 5,000 on the machine it was written on
+
+
+def test_the_default_is_on_where_it_pays() -> None:
+    def default(kind: type, num_bytes: int) -> int:
+        return default_max_tokens(Mock(kind, num_weight_bytes=num_bytes))
+
+    assert default(KernelExecutor, 100 << 20) == 8
+    assert default(KernelExecutor, 5 << 20) == 0  # the demo model
+    assert default(TorchExecutor, 100 << 20) == 0
