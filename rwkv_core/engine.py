@@ -1,9 +1,10 @@
 """Generation for many at once: one thread runs the model, a pass at a time, for all who want it.
 
 Sequences join and leave between two passes. A text depends on its own request alone: with the CPU
-kernels, bit for bit, whoever shares the passes, wherever its prompt was cut, and whether its state
-was computed or came out of the cache. In PyTorch the last bits of a number depend on the cuts and
-the company, so that there a text may differ where two tokens were as good as equally likely.
+kernels, bit for bit, whoever shares the passes, wherever its prompt was cut, whether its state
+was computed or came out of the cache, and what drafts it had. In PyTorch the last bits of a number
+depend on the cuts and the company, so that there a text may differ where two tokens were as good as
+equally likely.
 
 Rules for threads: `submit`, `read_ahead`, `cancel` and `close` may be called from any; a sink is
 called from the engine's thread, and once from the caller of `cancel` or `close` when the request
@@ -16,6 +17,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ from rwkv_core.cache import (
     as_tokens,
 )
 from rwkv_core.errors import AnserError, EngineStoppedError, GenerationError, OptionError
+from rwkv_core.executor import NUM_TORCH_THREADS, Segment
 from rwkv_core.generation import (
     CutPoint,
     Event,
@@ -41,10 +44,11 @@ from rwkv_core.generation import (
     Sink,
     TextEvent,
 )
+from rwkv_core.kernel_executor import KernelExecutor
 from rwkv_core.model import Model
 from rwkv_core.read_ahead import ReadAhead
 from rwkv_core.scheduler import Run, Scheduler
-from rwkv_core.sequence import Sequence
+from rwkv_core.sequence import ReplyEnd, Sequence
 
 __all__ = [
     "CutPoint",
@@ -74,6 +78,9 @@ _MAX_ROWS_GPU = 1024
 _MIN_SHARED_TOKENS = 16
 # How long streams may wait for new requests to be taken in: a state may come from disk.
 _TAKING_S = 0.05
+# Tokens at the end of a reply, of a draft or before a stop, that may be read again in one pass in
+# which no stream has a part.
+_MAX_END_ROWS = 64
 
 _STOPPED = "the model was unloaded before the reply was finished; send the request again"
 
@@ -172,6 +179,10 @@ class Engine:
 
     def _serve(self) -> None:
         """The thread. Only what is no Exception (an interpreter that goes down) ends it early."""
+        # Beside the kernels, PyTorch only samples. To wake threads for that, which then lie in wait
+        # on the kernels' processors, takes longer than a small model's pass.
+        has_kernels = isinstance(self._model.executor, KernelExecutor)
+        torch.set_num_threads(1 if has_kernels else NUM_TORCH_THREADS)
         try:
             while self._wait_for_work():
                 self._step()
@@ -268,31 +279,34 @@ class Engine:
         state.copy_(snapshot.state)
         sequence.start(state, num_tokens)
         if sequence.is_ready:
-            self._write(sequence, snapshot.logits)
+            self._write(sequence, snapshot.logits.unsqueeze(0))
 
     def _run(self, runs: list[Run[Sequence]]) -> None:
         """A pass of the model, and what follows from it for every sequence in it."""
-        segments = [run.sequence.segment(run.num_tokens) for run in runs]
-        start = time.perf_counter()
+        start = time.perf_counter()  # the copies of states for drafts are part of their cost
+        segments = [run.sequence.segments(run.num_rows) for run in runs]
         try:
-            logits = self._model.advance_batch(segments).cpu()  # [sum of num_logits, V]
+            logits = self._model.advance_batch([*chain(*segments)]).cpu()  # [sum of num_logits, V]
         except Exception as error:
             self._isolate([run.sequence for run in runs], error)
             return
         self._scheduler.record(runs, time.perf_counter() - start)
         row = 0
-        for run, segment in zip(runs, segments, strict=True):
-            run.sequence.has_read(run.num_tokens)
-            if segment.num_logits:
-                self._arrive(run.sequence, logits[row])
-                row += 1
+        for run, parts in zip(runs, segments, strict=True):
+            run.sequence.has_read(run.num_rows)
+            num_logits = sum(part.num_logits for part in parts)
+            if num_logits:
+                self._arrive(run.sequence, logits[row : row + num_logits])
+                row += num_logits
 
     def _arrive(self, sequence: Sequence, logits: Tensor) -> None:
-        """A sequence is at a cut of its text or at its end, and these are the logits [V] there."""
+        """A sequence is at a cut of its text or at its end, and the first of these logits [1, V],
+        [1 + draft, V] in a reply, are those there.
+        """
         kind = sequence.reading.kind_here
         try:
             if kind is not None:
-                self._leave_snapshot(sequence, logits, kind)
+                self._leave_snapshot(sequence, logits[0], kind)
         except Exception as error:
             self._fail(sequence, error)
             return
@@ -334,12 +348,25 @@ class Engine:
         try:
             end = sequence.end_of_reply()
             if end is not None:
-                scope = sequence.cache_scope
-                self._cache.put(end.tokens, end.snapshot, SnapshotKind.REPLY_END, scope)
-                if len(end.all_tokens) > len(end.tokens):
-                    self.read_ahead(end.all_tokens, scope)
+                self._keep_end(self._cache, end, sequence.cache_scope)
         except Exception:  # the reply is out: this only makes the next one dearer
             log.exception("the state at the end of a reply could not be kept")
+
+    def _keep_end(self, cache: StateCache, end: ReplyEnd, scope: str) -> None:
+        """The state at the end of a reply, when it is there but for a pass; else it is read ahead
+        of the next request.
+        """
+        point, num_tokens = end.point, end.point.num_tokens
+        state, logits = point.state, point.logits
+        num_missing = len(end.tokens) - num_tokens
+        if 0 < num_missing <= _MAX_END_ROWS:
+            missing = torch.from_numpy(end.tokens[num_tokens:])
+            logits = self._model.advance_batch([Segment(missing, state)])[0]
+            num_tokens = len(end.tokens)
+        snapshot = Snapshot.of(state, logits)
+        cache.put(end.tokens[:num_tokens], snapshot, SnapshotKind.REPLY_END, scope)
+        if num_tokens < len(end.tokens):
+            self.read_ahead(end.tokens, scope)
 
     def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
         """After a pass that failed, its states are worthless. Who was alone in it has failed; of
@@ -415,6 +442,8 @@ def _check(request: GenerationRequest, vocab_size: int) -> None:
         )
     if request.max_new_tokens is not None and request.max_new_tokens < 1:
         raise OptionError(f"max_new_tokens must be at least 1, not {request.max_new_tokens}")
+    if request.max_draft_tokens < 0:
+        raise OptionError(f"max_draft_tokens must be at least 0, not {request.max_draft_tokens}")
 
 
 def _one_line(error: Exception) -> str:

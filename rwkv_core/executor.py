@@ -11,6 +11,9 @@ from torch import Tensor
 
 from rwkv_core.state import State
 
+# What PyTorch uses where it runs a model; the threads that run kernels let it use one.
+NUM_TORCH_THREADS = torch.get_num_threads()
+
 
 @dataclass(frozen=True)
 class Segment:

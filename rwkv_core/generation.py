@@ -29,7 +29,8 @@ class GenerationRequest:
 
     `snapshot_at` names the places in the prompt from which other prompts may go on, in any order.
     They change what later requests cost, never a text. States are shared within `cache_scope` only,
-    which is "" for all that were computed here.
+    which is "" for all that were computed here. Drafts, of at most `max_draft_tokens` that are
+    guessed and verified at once (0: none), change no text either; but see `Engine` on PyTorch.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -38,6 +39,7 @@ class GenerationRequest:
     stops: tuple[str, ...]
     snapshot_at: tuple[CutPoint, ...] = ()
     cache_scope: str = ""
+    max_draft_tokens: int = 0
 
 
 class FinishReason(Enum):
@@ -51,7 +53,9 @@ class GenerationStats:
     """Tokens and times of one request; it has none before its turn has come.
 
     `num_cached_tokens` of the prompt were not read, as a state behind them was there already.
-    `num_generated_tokens` counts every sampled token, those of a stop too.
+    `num_generated_tokens` counts every sampled token, those of a stop too. Of `num_draft_tokens`
+    that were guessed, the `num_accepted_tokens` were right: so many tokens came without a pass of
+    their own.
     """
 
     num_prompt_tokens: int = 0
@@ -59,6 +63,8 @@ class GenerationStats:
     num_generated_tokens: int = 0
     prefill_ns: int = 0
     decode_ns: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Keeps text that turns out to be a stop out of the state: where a reply can be taken back to.
 
 While text is held back, as it may become a stop, the model reads on. The state from before that
-text is kept meanwhile: one copy when the holding begins, none for any other token.
+text is kept meanwhile: one copy when the holding begins, none for most other tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Boundary:
 
 
 class Rollback:
-    """Follows a reply token by token: `begin_token`, `end_token`, and `keep` before it is read."""
+    """Follows a reply: `begin_token` and `end_token` for each one drawn, `keep` after each pass."""
 
     def __init__(self) -> None:
         self._boundaries: deque[_Boundary] = deque()  # from the last one before the held text on
@@ -61,15 +61,25 @@ class Rollback:
         ):
             self._spare = points.popleft().state
 
-    def keep(self, num_tokens: int, state: State, logits: Tensor) -> None:
-        """Copies the state behind `num_tokens` tokens, before it changes, if it may be needed."""
+    def keep(self, *known: Point) -> None:
+        """Copies, of the states that there are now, the one that may be needed when they are gone.
+
+        `known` are in the order of the text. Together with the point that is kept already, the
+        first is not behind the last boundary before the held text.
+        """
         boundaries, points = self._boundaries, self._points
-        if not boundaries or boundaries[-1].num_tokens != num_tokens:
+        if not boundaries or len(points) > 1:
             return
-        is_first = not points
-        has_moved_on = len(points) == 1 and points[0].num_tokens < boundaries[0].num_tokens
-        if is_first or has_moved_on:
-            points.append(Point(num_tokens, self._copy(state), logits.clone()))
+        target = boundaries[0].num_tokens
+        num_kept = points[0].num_tokens if points else -1
+        if num_kept == target:
+            return
+        nearest = self.nearest(target, *known)
+        if nearest is not None and nearest.num_tokens > num_kept:
+            self._drop_points()
+            points.append(self._copy(nearest))
+        elif known[-1].num_tokens > num_kept:
+            points.append(self._copy(known[-1]))
 
     def target(self, num_tokens: int) -> int:
         """How many tokens there are up to the last place before the held text; `num_tokens` when
@@ -77,14 +87,19 @@ class Rollback:
         """
         return self._boundaries[0].num_tokens if self._boundaries else num_tokens
 
-    @property
-    def point(self) -> Point | None:
-        """The nearest state that is kept at or before the target."""
-        return self._points[0] if self._points else None
+    def nearest(self, target: int, *known: Point) -> Point | None:
+        """The last of the points that are kept or `known` that is not behind the target."""
+        before = [each for each in (*self._points, *known) if each.num_tokens <= target]
+        return max(before, key=lambda each: each.num_tokens, default=None)
 
-    def _copy(self, state: State) -> State:
-        spare, self._spare = self._spare, None
-        if spare is None:
-            return state.clone()
-        spare.copy_(state)
-        return spare
+    def _drop_points(self) -> None:
+        while self._points:
+            self._spare = self._points.popleft().state
+
+    def _copy(self, point: Point) -> Point:
+        state, self._spare = self._spare, None
+        if state is None:
+            state = point.state.clone()
+        else:
+            state.copy_(point.state)
+        return Point(point.num_tokens, state, point.logits.clone())

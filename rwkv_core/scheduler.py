@@ -1,7 +1,8 @@
 """Who runs, and how many tokens of whom each pass of the model reads. Plain Python: no tensors.
 
-A pass takes the next token of every sequence that is writing, and pieces of the prompts that are
-being read. It has as many rows (tokens) as the machine reads in the time that a stream may wait.
+A pass takes the next token of every sequence that is writing, with a draft of those behind it where
+one pays, and pieces of the prompts that are being read. It has as many rows (tokens) as the machine
+reads in the time that a stream may wait.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from rwkv_core.errors import EngineBusyError
+from rwkv_core.row_cost import RowCost
 
 # How long a pass may take: with streams in it, whose readers see it as a pause; with prompts only,
 # so that a request that arrives or is cancelled meanwhile is not left waiting; and for what nobody
@@ -28,8 +30,8 @@ _MAX_GROWTH = 2.0
 
 _CPU_SLOTS = 8
 _GPU_SLOTS = 32
-# A slot has its state, and two from before text that is held back; all slots together may take one
-# part in so many of the memory.
+# A slot has its state, and now and then others: from before text that is held back, and behind a
+# draft. All slots together may take one part in so many of the memory.
 _STATES_PER_SLOT = 3
 _MEMORY_PARTS = 16
 
@@ -41,7 +43,9 @@ class Schedulable(Protocol):
 
     @property
     def num_pending(self) -> int:
-        """Tokens that can be read in one go; 0 while it waits for another sequence."""
+        """Rows that can be read in one go: tokens, those counted twice that are read twice because
+        of a draft. 0 while it waits for another sequence.
+        """
 
     @property
     def num_left(self) -> int:
@@ -55,6 +59,13 @@ class Schedulable(Protocol):
     def is_suspect(self) -> bool:
         """Whether it is to run alone, as it was in a pass that failed."""
 
+    def draft(self, row_cost: float) -> None:
+        """Guesses tokens to be read in the next pass, as many as pay; then `num_pending` has more.
+
+        For a sequence that is writing. `row_cost` is what a row takes, as a share of the time in
+        which every such sequence gets a token.
+        """
+
 
 S = TypeVar("S", bound=Schedulable)
 
@@ -64,7 +75,7 @@ class Run(Generic[S]):
     """What a pass reads of one sequence."""
 
     sequence: S
-    num_tokens: int
+    num_rows: int  # tokens, those counted twice that are read twice
 
 
 class Scheduler(Generic[S]):
@@ -83,6 +94,7 @@ class Scheduler(Generic[S]):
         self._streaming = RowBudget(STREAMING_S, max_rows)
         self._reading = RowBudget(READING_S, max_rows)
         self._idle = RowBudget(IDLE_S, max_rows)
+        self._row_cost = RowCost()
 
     @property
     def num_waiting(self) -> int:
@@ -131,20 +143,24 @@ class Scheduler(Generic[S]):
         if suspects:
             ready = suspects[:1]
         writing = [each for each in ready if each.is_writing]
+        if not suspects:
+            self._draft(writing)
         readers = [each for each in ready if not each.is_writing]
         runs = [Run(each, each.num_pending) for each in writing]
         if readers:
             budget = self._streaming if writing else self._reading
-            num_rows = budget.num_rows - sum(run.num_tokens for run in runs)
+            num_rows = budget.num_rows - sum(run.num_rows for run in runs)
             runs += _share(readers, max(num_rows, MIN_ROWS))
         return runs
 
     def record(self, runs: list[Run[S]], seconds: float) -> None:
         """How long a pass has taken, before its sequences are told that they have been read."""
+        num_rows = sum(run.num_rows for run in runs)
+        self._row_cost.record(num_rows, seconds)
         is_writing = [run.sequence.is_writing for run in runs]
         if not all(is_writing):
             budget = self._streaming if any(is_writing) else self._reading
-            budget.record(sum(run.num_tokens for run in runs), seconds)
+            budget.record(num_rows, seconds)
 
     @property
     def num_idle_rows(self) -> int:
@@ -153,6 +169,13 @@ class Scheduler(Generic[S]):
 
     def record_idle(self, num_rows: int, seconds: float) -> None:
         self._idle.record(num_rows, seconds)
+
+    def _draft(self, writing: list[S]) -> None:
+        """A draft is worth it for one sequence when it is for all: a row of it delays them all."""
+        num_rows = sum(each.num_pending for each in writing)
+        row_cost = len(writing) * self._row_cost.share(num_rows)
+        for each in writing:
+            each.draft(row_cost)
 
 
 def default_num_slots(state_bytes: int, available: int | None, *, is_gpu: bool = False) -> int:

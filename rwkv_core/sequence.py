@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rwkv_core.cache import Snapshot, SnapshotKind, TokenArray, as_tokens
+from rwkv_core.cache import SnapshotKind, TokenArray, as_tokens
+from rwkv_core.drafts import Drafter
 from rwkv_core.executor import Segment
 from rwkv_core.generation import (
     CutPoint,
@@ -23,10 +24,11 @@ from rwkv_core.generation import (
 )
 from rwkv_core.model import Model
 from rwkv_core.reading import Reading, checkpoints
-from rwkv_core.rollback import Rollback
+from rwkv_core.rollback import Point, Rollback
 from rwkv_core.sampler import Sampler
 from rwkv_core.state import State
 from rwkv_core.stops import StopMatcher
+from rwkv_core.tail import Tail
 from rwkv_core.tokenizer import IncrementalDecoder
 
 
@@ -35,8 +37,7 @@ class ReplyEnd:
     """The end of a finished reply, without a stop."""
 
     tokens: TokenArray  # of prompt and reply
-    snapshot: Snapshot  # behind `tokens`
-    all_tokens: TokenArray  # up to where the stop begins: `tokens`, or a few more
+    point: Point  # behind the last of them, or a few before it; its state may be changed
 
 
 class Sequence:
@@ -57,13 +58,16 @@ class Sequence:
         self.num_shared = 0  # tokens that the leader will have read when this one can go on
         self.is_suspect = False
         self._num_cached: int | None = None
-        self._sampler: Sampler | None = None  # it may be large, so not while in the queue
+        # They may be large, so not while in the queue.
+        self._sampler: Sampler | None = None
+        self._drafter: Drafter | None = None
         self._decoder = IncrementalDecoder(model.tokenizer)
         self._stops = StopMatcher(request.stops)
         self._rollback = Rollback()
         self._token_ids: list[int] = []  # of the reply
-        self._has_pending = False  # whether the last of them is still to be read
-        self._logits: Tensor | None = None  # [V] that it was drawn from
+        self._tail = Tail()  # the last of them, which are still to be read
+        self._points: tuple[Point, ...] = ()  # where there is a state since the last pass
+        self._num_draft_tokens = self._num_accepted_tokens = 0
         self._num_sent_tokens = 0
         self._num_chars = self._num_safe_chars = 0  # decoded, and known to be no stop
         self._start_ns: int | None = None
@@ -78,6 +82,8 @@ class Sequence:
             self._request.prompt_token_ids,
             token_bytes=self._model.tokenizer.token_bytes,
         )
+        if self._request.max_draft_tokens:
+            self._drafter = Drafter(self._prompt, self._request.max_draft_tokens)
 
     @property
     def cache_scope(self) -> str:
@@ -89,22 +95,31 @@ class Sequence:
         """See `Schedulable`."""
         if self.leader is not None:
             return 0
-        return 1 if self._has_pending else self.reading.num_to_cut
+        return self._tail.num_rows if self.is_writing else self.reading.num_to_cut
 
     @property
     def num_left(self) -> int:
         """See `Schedulable`."""
-        return 1 if self._has_pending else self.reading.num_left
+        return self._tail.num_rows if self.is_writing else self.reading.num_left
 
     @property
     def is_writing(self) -> bool:
         """See `Schedulable`."""
-        return self._has_pending
+        return bool(self._tail.tokens)
+
+    def draft(self, row_cost: float) -> None:
+        """See `Schedulable`."""
+        if self._drafter is None:
+            return
+        limit = self._request.max_new_tokens
+        # Behind the last token of a draft one more is drawn.
+        most = None if limit is None else limit - len(self._token_ids) - 1
+        self._tail.draft = self._drafter.draft(len(self._tail.tokens), row_cost, most)
 
     @property
     def is_ready(self) -> bool:
         """Whether everything known has been read, so that the next token can be drawn."""
-        return not self._has_pending and self.reading.num_left <= 0
+        return not self.is_writing and self.reading.num_left <= 0
 
     def known_tokens(self) -> TokenArray:
         """Prompt and reply, the last token that is still to be read included."""
@@ -126,37 +141,58 @@ class Sequence:
     def forget_state(self) -> None:
         """The state is lost: everything known has to be read again, from where `start` says."""
         self.reading = Reading(self.known_tokens(), () if self._token_ids else _cuts(self._request))
-        self._has_pending = False
-        self._logits = None
+        self._tail = Tail()
+        self._points = ()
 
-    def segment(self, num_tokens: int) -> Segment:
-        """What to read next, at most `num_pending` tokens."""
-        if not self._has_pending:
-            return self.reading.segment(num_tokens)
+    def segments(self, num_rows: int) -> list[Segment]:
+        """What to read next: at most `num_pending` rows of a prompt, all of them of a reply."""
+        if not self.is_writing:
+            return [self.reading.segment(num_rows)]
         assert self.reading.state is not None
-        return Segment(torch.tensor(self._token_ids[-1:], dtype=torch.int32), self.reading.state)
+        return self._tail.segments(self.reading.state)
 
-    def has_read(self, num_tokens: int) -> None:
-        """A pass has read that segment."""
-        self.reading.has_read(num_tokens)
-        self._has_pending = False
+    def has_read(self, num_rows: int) -> None:
+        """A pass has read these segments."""
+        self.reading.has_read(len(self._tail.tokens) if self.is_writing else num_rows)
+        self._tail.tokens = []
 
     def write(self, logits: Tensor) -> FinishReason | None:
-        """Draws the next token, everything known having been read, and sends what it completes.
+        """Draws the next tokens, everything known having been read, and sends what they complete.
 
-        Returns why the reply has ended with it, if it has. Raises GenerationError for logits that
-        are not numbers.
+        There is one token, and one more for each of the draft that was drawn as well, from `logits`
+        [1 + draft, V]: those that would have been drawn one by one. Returns why the reply has ended
+        with the last of them, if it has. Raises GenerationError for logits that are not numbers.
         """
         if self._prefill_end_ns is None:
             self._prefill_end_ns = time.monotonic_ns()
+        assert self.reading.state is not None
+        known = Point(self.reading.num_read, self.reading.state, logits[0])
+        draft = self._tail.draft
+        num_drawn, reason = 0, None
+        for row, guess in zip_longest(logits, draft):
+            reason = self._write_token(row)
+            num_drawn += 1
+            is_over = reason is not None or self.generation.is_cancelled
+            if is_over or self._token_ids[-1] != guess:
+                break
+        self._num_draft_tokens += len(draft)
+        self._num_accepted_tokens += num_drawn - 1
+        self._points = self._tail.settle(known, self._token_ids[-num_drawn:], logits)
+        self.reading.start(self._points[-1].state, self._points[-1].num_tokens)
+        if reason is None:
+            self._rollback.keep(*self._points)
+        return reason
+
+    def _write_token(self, logits: Tensor) -> FinishReason | None:
+        """Draws one from logits [V]."""
         assert self._sampler is not None
-        self._logits = logits
         token_id = self._sampler.sample(logits)
         self._sampler.accept(token_id)
-        num_read = self.reading.num_read
-        self._rollback.begin_token(num_read, self._num_chars, is_whole=self._decoder.is_whole)
+        if self._drafter is not None:
+            self._drafter.push(token_id)
+        num_tokens = len(self._prompt) + len(self._token_ids)
+        self._rollback.begin_token(num_tokens, self._num_chars, is_whole=self._decoder.is_whole)
         self._token_ids.append(token_id)
-        self._has_pending = True
         self._push(self._decoder.push(token_id))
         if self._stops.matched is not None:
             return FinishReason.STOP
@@ -166,26 +202,22 @@ class Sequence:
         if len(self._token_ids) == self._request.max_new_tokens:
             self._flush()
             return FinishReason.LENGTH if self._stops.matched is None else FinishReason.STOP
-        assert self.reading.state is not None
-        self._rollback.keep(num_read, self.reading.state, logits)
         return None
 
     def finished(self, reason: FinishReason) -> FinishedEvent:
         return FinishedEvent(reason, self._stats(), tuple(self._token_ids))
 
     def end_of_reply(self) -> ReplyEnd | None:
-        """The last state that holds nothing of a stop; None for a reply that has not begun."""
-        state, logits, num_tokens = self.reading.state, self._logits, self.reading.num_read
-        if state is None or logits is None:
+        """Up to where the state holds nothing of a stop; None for a reply that has not begun."""
+        if not self._points:
             return None
-        end = num_tokens
+        tokens = self.known_tokens()[:-1]  # nobody has read the last one
+        end = len(tokens)
         if self._stops.matched is not None:
-            end = self._rollback.target(num_tokens)
-            point = self._rollback.point
-            if end < num_tokens and point is not None:
-                state, logits, num_tokens = point.state, point.logits, point.num_tokens
-        tokens = self.known_tokens()
-        return ReplyEnd(tokens[:num_tokens], Snapshot.of(state, logits), tokens[:end])
+            end = self._rollback.target(end)
+        point = self._rollback.nearest(end, *self._points)
+        assert point is not None
+        return ReplyEnd(tokens[:end], point)
 
     def _push(self, text: str) -> None:
         self._num_chars += len(text)
@@ -218,6 +250,8 @@ class Sequence:
             num_generated_tokens=len(self._token_ids),
             prefill_ns=prefill_end - self._start_ns,
             decode_ns=now - prefill_end,
+            num_draft_tokens=self._num_draft_tokens,
+            num_accepted_tokens=self._num_accepted_tokens,
         )
 
 

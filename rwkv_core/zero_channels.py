@@ -18,8 +18,9 @@ from rwkv_core.model import Model
 log = logging.getLogger(__name__)
 
 # Up to this share of active channels a decoded token is faster with the value matrix by columns:
-# measured at 1.5B with AVX-512 (tests/tools/column_limits.py) on two cores whose memory is read at 38 and at 67 GB/s, where the limit is lower.
-# Codes of less than 8 bits make shorter pieces, and more work. Other types stay by rows.
+# measured at 1.5B with AVX-512 (tests/tools/column_limits.py) on two cores whose memory was read at
+# 38 and at 67 GB/s, where the limit is lower. Codes of less than 8 bits make shorter pieces, and
+# more work. Other types stay by rows.
 MAX_ACTIVE_SHARES = {
     "Q8_0": 0.25,
     "Q4_0": 0.12,

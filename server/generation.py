@@ -14,6 +14,7 @@ import numpy as np
 
 from rwkv_core.chat.messages import Message
 from rwkv_core.chat.reply import ReplyKind, ReplyParser, ReplyPart
+from rwkv_core.drafts import default_max_tokens
 from rwkv_core.engine import CutPoint, FinishedEvent, GenerationRequest, GenerationStats
 from rwkv_core.tokenizer.base import without_surrogates
 from server.model_manager import LoadedModel
@@ -75,6 +76,9 @@ async def reply(
     # In a thread: a long prompt takes a while.
     token_ids, snapshot_at = await asyncio.to_thread(_encode, loaded.encoder, prompt)
     context_length = loaded.stored.facts.context_length
+    max_draft_tokens = options.draft_num_predict
+    if max_draft_tokens is None:
+        max_draft_tokens = default_max_tokens(loaded.model.executor)
     request = GenerationRequest(
         prompt_token_ids=token_ids,
         sampling=options.sampling,
@@ -82,6 +86,7 @@ async def reply(
         stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
         snapshot_at=snapshot_at,
         cache_scope=prompt.cache_scope,
+        max_draft_tokens=max_draft_tokens,
     )
     watch = loaded.metrics.watch(loaded.stored.name.shortest, timing.start_ns)
     reader = _Reader(prompt)

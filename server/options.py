@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rwkv_core.errors import OptionError
 from rwkv_core.sampler import SamplingOptions
 from server.errors import ApiError
 from server.go_text import go_quote
@@ -23,12 +24,16 @@ _SAMPLING = {each.name for each in fields(SamplingOptions)}
 
 @dataclass(frozen=True)
 class Options:
-    """What a request asks of the engine. `num_ctx` is None unless it was set; it cuts nothing."""
+    """What a request asks of the engine. `num_ctx` is None unless it was set; it cuts nothing.
+
+    `draft_num_predict` is None unless it was set: then the model's default counts.
+    """
 
     sampling: SamplingOptions
     num_predict: int
     stops: tuple[str, ...]
     num_ctx: int | None
+    draft_num_predict: int | None = None
 
     def max_new_tokens(self, num_prompt_tokens: int, context_length: int) -> int | None:
         """The engine's limit; None for none.
@@ -48,6 +53,9 @@ def read_options(parameters: Mapping[str, Any], requested: Mapping[str, Any]) ->
     known is only mentioned in the log, as Ollama does.
     """
     values = _checked(parameters) | _checked(requested)
+    draft_num_predict = values.get("draft_num_predict")
+    if draft_num_predict is not None and draft_num_predict < 0:
+        raise OptionError(f"option draft_num_predict must be at least 0, not {draft_num_predict}")
     return Options(
         sampling=SamplingOptions(
             **{key: value for key, value in values.items() if key in _SAMPLING}
@@ -55,6 +63,7 @@ def read_options(parameters: Mapping[str, Any], requested: Mapping[str, Any]) ->
         num_predict=values.get("num_predict", NO_LIMIT),
         stops=tuple(stop for stop in values.get("stop", ()) if stop),
         num_ctx=values.get("num_ctx"),
+        draft_num_predict=draft_num_predict,
     )
 
 

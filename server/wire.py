@@ -131,9 +131,13 @@ def _ending(final: Final | None) -> Json:
         "eval_count": final.stats.num_generated_tokens,
         "eval_duration": final.stats.decode_ns,
     }
-    # Anser's own: how many of the prompt's tokens were not read again, 0 too.
-    cached = {"prompt_cached_count": final.stats.num_cached_tokens}
-    return {"done": True, "done_reason": final.reason} | context | _without_zeros(metrics) | cached
+    # Anser's own: how many of the prompt's tokens were not read again, 0 too; of those that were
+    # drafted (none: not said), how many came without a pass of their own.
+    own = {"prompt_cached_count": final.stats.num_cached_tokens}
+    if final.stats.num_draft_tokens:
+        own["draft_count"] = final.stats.num_draft_tokens
+        own["draft_accepted_count"] = final.stats.num_accepted_tokens
+    return {"done": True, "done_reason": final.reason} | context | _without_zeros(metrics) | own
 
 
 def _without_zeros(values: Mapping[str, int]) -> Json:

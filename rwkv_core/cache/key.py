@@ -10,7 +10,7 @@ from hashlib import sha256
 import torch
 
 from rwkv_core import kernels
-from rwkv_core.executor import Executor
+from rwkv_core.executor import NUM_TORCH_THREADS, Executor
 from rwkv_core.kernel_executor import KernelExecutor
 from rwkv_core.state import State
 from rwkv_core.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ class Numerics:
         else:
             # Sums are dealt out to threads, so that their rounding depends on how many there are.
             capability = torch.backends.cpu.get_cpu_capability()
-            processor = f"{capability} on {torch.get_num_threads()} threads"
+            processor = f"{capability} on {NUM_TORCH_THREADS} threads"
         return cls("torch", processor, executor.type_name, torch.__version__)
 
 

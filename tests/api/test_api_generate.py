@@ -97,6 +97,29 @@ def test_a_seed_repeats_and_another_does_not(server: RunningServer) -> None:
     assert text(1) != text(2)
 
 
+def test_drafts_change_no_text(server: RunningServer) -> None:
+    prompt = "one two three four five, " * 8
+    answers = [
+        generate(
+            server,
+            model=DEMO,
+            prompt=prompt,
+            raw=True,
+            options={"seed": 1, "num_predict": 60, "draft_num_predict": count},
+        )
+        for count in (0, 1, 8, 10**9)
+    ]
+    assert len({answer["response"] for answer in answers}) == 1
+    assert "draft_count" not in answers[0]
+    for answer in answers[1:]:  # where it was worth it
+        assert 0 <= answer.get("draft_accepted_count", 0) <= answer.get("draft_count", 0)
+    response = server.post(
+        "/api/generate", model=DEMO, prompt="x", options={"draft_num_predict": -1}
+    )
+    assert response.status_code == 400
+    assert response.json() == {"error": "option draft_num_predict must be at least 0, not -1"}
+
+
 def test_the_prompt_of_the_world_format(server: RunningServer) -> None:
     assert rendered(server, prompt=" a\r\n\n\nb ") == "User: a\nb\n\nAssistant:"
     assert rendered(server, prompt="x", system="Be brief.") == (

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rwkv_core.errors import OptionError
 from rwkv_core.sampler import SamplingOptions
 from server.errors import ApiError
 from server.options import read_options
@@ -68,3 +69,11 @@ def test_an_unknown_option_is_only_logged(caplog: pytest.LogCaptureFixture) -> N
 def test_num_predict(num_predict: int, num_ctx: int | None, limit: int | None) -> None:
     options = read_options({}, {"num_predict": num_predict, "num_ctx": num_ctx})
     assert options.max_new_tokens(10, context_length=100) == limit
+
+
+def test_draft_num_predict() -> None:
+    assert read_options({}, {}).draft_num_predict is None  # the model's default
+    assert read_options({"draft_num_predict": 3}, {}).draft_num_predict == 3
+    assert read_options({"draft_num_predict": 3}, {"draft_num_predict": 0}).draft_num_predict == 0
+    with pytest.raises(OptionError, match="option draft_num_predict must be at least 0, not -1"):
+        read_options({}, {"draft_num_predict": -1})

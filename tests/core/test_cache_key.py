@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rwkv_core.cache import ModelKey, Numerics
+from rwkv_core.executor import NUM_TORCH_THREADS
 from rwkv_core.formulas import Weights
 from rwkv_core.state import State
 from rwkv_core.tokenizer import WorldTokenizer
@@ -103,4 +104,4 @@ def test_numerics_of_pytorch() -> None:
     assert numerics.executor == "torch"
     assert numerics.type_name == "F32"
     assert numerics.version == torch.__version__
-    assert f"{torch.get_num_threads()} threads" in numerics.instruction_set
+    assert f"{NUM_TORCH_THREADS} threads" in numerics.instruction_set

@@ -30,15 +30,24 @@ class Fake:
     is_writing: bool = False
     is_suspect: bool = False
     is_waiting: bool = False
+    draft_rows: int = 0
+    row_cost: float = -1.0  # as told last
+    num_drafted: int = 0
 
     @property
     def num_pending(self) -> int:
-        return 0 if self.is_waiting else min(self.num_left, self.piece)
+        return 0 if self.is_waiting else min(self.num_left, self.piece) + self.num_drafted
 
-    def read(self, num_tokens: int) -> None:
-        assert 0 < num_tokens <= self.num_pending
+    def draft(self, row_cost: float) -> None:
+        assert self.is_writing
+        self.row_cost = row_cost
+        self.num_drafted = self.draft_rows
+
+    def read(self, num_rows: int) -> None:
+        assert 0 < num_rows <= self.num_pending
+        self.num_drafted = 0
         if not self.is_writing:
-            self.num_left -= num_tokens
+            self.num_left -= num_rows
             self.is_writing = self.num_left == 0
             self.num_left = max(self.num_left, 1)
 
@@ -58,7 +67,7 @@ def do(wanted: Scheduler[Fake], seconds: float) -> list[Run[Fake]]:
     runs = wanted.next_pass()
     wanted.record(runs, seconds)
     for run in runs:
-        run.sequence.read(run.num_tokens)
+        run.sequence.read(run.num_rows)
     return runs
 
 
@@ -97,7 +106,7 @@ def test_every_stream_is_in_every_pass() -> None:
     for _ in range(50):
         runs = do(wanted, 0.05)
         assert {run.sequence for run in runs} >= set(streams)
-        assert sum(run.num_tokens for run in runs) <= MAX_ROWS + MIN_ROWS
+        assert sum(run.num_rows for run in runs) <= MAX_ROWS + MIN_ROWS
 
 
 @pytest.mark.parametrize("row_ms", [0.05, 1.0, 3.0, 12.0])
@@ -115,14 +124,14 @@ def test_a_long_prompt_holds_a_stream_up_for_a_tenth_of_a_second(
         if number == 20:
             start(wanted, stream)
         runs = wanted.next_pass()
-        rows = sum(run.num_tokens for run in runs)
+        rows = sum(run.num_rows for run in runs)
         seconds = (pass_ms + row_ms * rows) * noise.uniform(0.9, 1.1) / 1000
         if number > 20:
             waits.append(seconds)
             assert rows > MIN_ROWS or row_ms * MIN_ROWS + pass_ms > STREAMING_S * 0.5e3
         wanted.record(runs, seconds)
         for run in runs:
-            run.sequence.read(run.num_tokens)
+            run.sequence.read(run.num_rows)
     assert max(waits) <= max(1.3 * STREAMING_S, 1.3e-3 * (pass_ms + row_ms * (MIN_ROWS + 1)))
 
 
@@ -161,7 +170,7 @@ def test_a_question_does_not_wait_for_a_book_nor_the_book_for_questions() -> Non
     for _ in range(20):
         num_left = book.num_left
         runs = do(wanted, STREAMING_S)
-        rows = {run.sequence: run.num_tokens for run in runs if run.sequence is not question}
+        rows = {run.sequence: run.num_rows for run in runs if run.sequence is not question}
         assert 2 * rows[book] >= sum(rows.values()) - 1
         assert book.num_left == num_left - rows[book]
 
@@ -170,7 +179,7 @@ def test_pieces_end_at_cuts_and_what_is_left_over_goes_to_the_next() -> None:
     wanted = scheduler()
     first, second, third = Fake(100, piece=2), Fake(9), Fake(8, piece=3)
     start(wanted, first, second, third)
-    rows = {run.sequence: run.num_tokens for run in wanted.next_pass()}
+    rows = {run.sequence: run.num_rows for run in wanted.next_pass()}
     assert rows == {first: 2, second: 9, third: 3}
 
 
@@ -186,6 +195,30 @@ def test_who_waits_for_another_is_in_no_pass_and_a_suspect_alone_in_it() -> None
     for each in (reader, stream):
         wanted.release(each)
     assert wanted.next_pass() == []
+
+
+def test_a_draft_row_costs_by_how_many_it_delays() -> None:
+    wanted = scheduler()
+    streams = [Fake(1, is_writing=True, draft_rows=3) for _ in range(4)]
+    start(wanted, *streams[:1])
+    assert [run.num_rows for run in wanted.next_pass()] == [4]
+    alone = streams[0].row_cost
+    book = Fake(10**6)
+    start(wanted, *streams[1:], book)
+    streams[0].num_drafted = 0
+    assert [run.num_rows for run in wanted.next_pass()[:4]] == [4] * 4
+    assert 2 * alone < streams[0].row_cost == streams[3].row_cost < 4 * alone
+    wanted.release(book)
+    for draft_rows in range(50):  # rows that take as long as passes
+        for each in streams:
+            each.draft_rows, each.num_drafted = draft_rows % 4, 0
+        runs = wanted.next_pass()
+        wanted.record(runs, 0.01 * sum(run.num_rows for run in runs))
+    assert streams[0].row_cost > 0.8
+    suspect = streams[0]
+    suspect.is_suspect, suspect.row_cost, suspect.num_drafted = True, -1.0, 0
+    assert [(run.sequence, run.num_rows) for run in wanted.next_pass()] == [(suspect, 1)]
+    assert suspect.row_cost == -1  # it is not asked
 
 
 def test_everyone_is_served_in_the_end() -> None:

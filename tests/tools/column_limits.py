@@ -89,7 +89,9 @@ class Decoder:
                 model.set_embedding(LAYOUTS["F32"].type_id, values.reshape(-1).view(np.uint8))
             elif name.endswith("ffn.value.weight"):
                 size = shapes[name]
-                model.set_matrix(name, kernels.pack(type_name, raw, *size, by_columns=by_columns))
+                slices = kernels.num_slices(type_name, size[1])
+                matrix = kernels.pack(type_name, raw, *size, by_columns=by_columns, slices=slices)
+                model.set_matrix(name, matrix)
             elif is_matrix(name):
                 if one not in packed:
                     is_low_rank = not name.endswith(".weight")
