@@ -37,6 +37,15 @@ class EncodedText:
         """How many tokens end within the first so many bytes."""
         return int(np.searchsorted(self.ends, num_bytes, side="right"))
 
+    def num_tokens_in_chars(self, num_chars: Sequence[int]) -> list[int]:
+        """For each number of characters, how many tokens end within the first so many of them."""
+        num_bytes = np.array(num_chars, np.int64)
+        if not self.data.isascii():
+            is_first = (np.frombuffer(self.data, np.uint8) & 0xC0) != 0x80  # of a character
+            num_bytes = np.append(np.flatnonzero(is_first), len(self.data))[num_bytes]
+        counts: list[int] = np.searchsorted(self.ends, num_bytes, side="right").tolist()
+        return counts
+
 
 class TextEncoder:
     """A model's tokenizer with a memory. Safe for several threads."""
