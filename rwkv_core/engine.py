@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -432,11 +433,12 @@ def _num_common(one: TokenArray, other: TokenArray) -> int:
 
 def _check(request: GenerationRequest, vocab_size: int) -> None:
     """Raises OptionError for a request that the model cannot run."""
-    ids = request.prompt_token_ids
-    if not ids:
+    ids = np.asarray(request.prompt_token_ids)
+    if not len(ids):
         raise OptionError("the prompt is empty; it needs at least one token")
-    if not 0 <= min(ids) <= max(ids) < vocab_size:
-        wrong = min(ids) if min(ids) < 0 else max(ids)
+    least, greatest = int(ids.min()), int(ids.max())
+    if not 0 <= least <= greatest < vocab_size:
+        wrong = least if least < 0 else greatest
         raise OptionError(
             f"the prompt has the token id {wrong}; this model's are 0 to {vocab_size - 1}"
         )

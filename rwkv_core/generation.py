@@ -6,26 +6,28 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from rwkv_core.cache.snapshot import SnapshotKind
+from rwkv_core.cache.tokens import TokenIds
 from rwkv_core.errors import AnserError
 from rwkv_core.sampler import SamplingOptions
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CutPoint:
+class CutPoint(NamedTuple):
     """Where a prompt is to leave a snapshot: after its first `num_tokens` tokens."""
 
     num_tokens: int
     kind: SnapshotKind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GenerationRequest:
     """What to generate after a prompt; without a limit when `max_new_tokens` is None.
+
+    A long prompt's tokens are better an array than a tuple: see `as_tokens`.
 
     `snapshot_at` names the places in the prompt from which other prompts may go on, in any order.
     They change what later requests cost, never a text. States are shared within `cache_scope` only,
@@ -33,7 +35,7 @@ class GenerationRequest:
     guessed and verified at once (0: none), change no text either; but see `Engine` on PyTorch.
     """
 
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: TokenIds
     sampling: SamplingOptions
     max_new_tokens: int | None
     stops: tuple[str, ...]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rwkv_core.cache.tokens import TokenIds, as_tokens
 from rwkv_core.errors import GenerationError, OptionError
 
 # Option -> least and greatest value. The bounds of the penalties keep float32 logits finite.
@@ -76,7 +77,7 @@ class Sampler:
         self,
         options: SamplingOptions,
         vocab_size: int,
-        prompt_token_ids: Sequence[int],
+        prompt_token_ids: TokenIds,
         *,
         token_bytes: Callable[[int], bytes],
     ) -> None:
@@ -183,11 +184,11 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 class _RecentTokens:
     """Which tokens are among the last `size` of prompt and reply; -1: all."""
 
-    def __init__(self, size: int, token_ids: Sequence[int]) -> None:
+    def __init__(self, size: int, token_ids: TokenIds) -> None:
         self._size = size
         self._window: deque[int] = deque()
         self._counts: Counter[int] = Counter()
-        for token_id in token_ids if size < 0 else token_ids[-size:]:
+        for token_id in as_tokens(token_ids if size < 0 else token_ids[-size:]).tolist():
             self.add(token_id)
 
     def add(self, token_id: int) -> None:

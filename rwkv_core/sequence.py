@@ -52,7 +52,7 @@ class Sequence:
         self.generation = generation
         self._model = model
         self._request = request
-        self._prompt = as_tokens(np.array(request.prompt_token_ids, np.int32))
+        self._prompt = as_tokens(request.prompt_token_ids)
         self.reading = Reading(self._prompt, _cuts(request))
         self.leader: Sequence | None = None
         self.num_shared = 0  # tokens that the leader will have read when this one can go on
@@ -79,7 +79,7 @@ class Sequence:
         self._sampler = Sampler(
             self._request.sampling,
             self._model.config.vocab_size,
-            self._request.prompt_token_ids,
+            self._prompt,
             token_bytes=self._model.tokenizer.token_bytes,
         )
         if self._request.max_draft_tokens:

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from rwkv_core.cache import TokenArray
 from rwkv_core.chat.messages import Message
 from rwkv_core.chat.reply import ReplyKind, ReplyParser, ReplyPart
 from rwkv_core.drafts import default_max_tokens
 from rwkv_core.engine import CutPoint, FinishedEvent, GenerationRequest, GenerationStats
-from rwkv_core.tokenizer.base import without_surrogates
 from server.model_manager import LoadedModel
 from server.options import Options
 from server.prompt_tokens import TextEncoder, common_beginning
@@ -74,15 +74,15 @@ async def reply(
     EngineStoppedError when it fails.
     """
     # In a thread: a long prompt takes a while.
-    token_ids, snapshot_at = await asyncio.to_thread(_encode, loaded.encoder, prompt)
+    tokens, snapshot_at = await asyncio.to_thread(_encode, loaded.encoder, prompt)
     context_length = loaded.stored.facts.context_length
     max_draft_tokens = options.draft_num_predict
     if max_draft_tokens is None:
         max_draft_tokens = default_max_tokens(loaded.model.executor)
     request = GenerationRequest(
-        prompt_token_ids=token_ids,
+        prompt_token_ids=tokens,
         sampling=options.sampling,
-        max_new_tokens=options.max_new_tokens(len(token_ids), context_length),
+        max_new_tokens=options.max_new_tokens(len(tokens), context_length),
         stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
         snapshot_at=snapshot_at,
         cache_scope=prompt.cache_scope,
@@ -124,17 +124,15 @@ def join(pieces: list[Piece]) -> Piece:
     )
 
 
-def _encode(encoder: TextEncoder, prompt: Prompt) -> tuple[TokenIds, tuple[CutPoint, ...]]:
+def _encode(encoder: TextEncoder, prompt: Prompt) -> tuple[TokenArray, tuple[CutPoint, ...]]:
     """The tokens of a prompt, and where in them snapshots are of use."""
     encoded = encoder.encode(prompt.text)
-    cuts: list[CutPoint] = []
-    num_chars = num_bytes = 0
-    for mark in prompt.marks:
-        num_bytes += len(without_surrogates(prompt.text[num_chars : mark.num_chars]).encode())
-        num_chars = mark.num_chars
-        num_tokens = len(prompt.context) + encoded.num_tokens_in(num_bytes)
-        cuts.append(CutPoint(num_tokens, mark.kind))
-    return (*prompt.context, *encoded.tokens.tolist()), tuple(cuts)
+    tokens, num_before = encoded.tokens, len(prompt.context)
+    if num_before:
+        tokens = np.concatenate((np.array(prompt.context, np.int32), tokens))
+    ends = encoded.num_tokens_in_chars([mark.num_chars for mark in prompt.marks])
+    marked = zip(ends, prompt.marks, strict=True)
+    return tokens, tuple(CutPoint(num_before + end, mark.kind) for end, mark in marked)
 
 
 def _context(encoder: TextEncoder, prompt: Prompt, reply_text: str) -> TokenIds:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from functools import cache
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -38,11 +39,13 @@ class GoModel(BaseModel):
             return {}
         if not isinstance(data, dict):
             return data
-        known = {wire.lower(): wire for wire in _fields_by_wire_name(cls)}
+        known = _wire_names(cls)
+        if data.keys() <= known.exact and None not in data.values():
+            return data  # as nearly always, and for each message of a long chat
         return {
-            known[key.lower()]: value
+            known.by_lower[key.lower()]: value
             for key, value in data.items()
-            if value is not None and key.lower() in known
+            if value is not None and key.lower() in known.by_lower
         }
 
 
@@ -62,6 +65,17 @@ def decode(kind: type[_Model], data: Any) -> _Model:
         problems = error.errors(include_url=False)
     problem = min(problems, key=lambda each: _precedence(kind, data, each))
     raise ApiError(400, _in_go_words(kind, problem))
+
+
+class _WireNames(NamedTuple):
+    exact: frozenset[str]
+    by_lower: dict[str, str]
+
+
+@cache
+def _wire_names(kind: type[BaseModel]) -> _WireNames:
+    names = _fields_by_wire_name(kind)
+    return _WireNames(frozenset(names), {name.lower(): name for name in names})
 
 
 def _fields_by_wire_name(kind: type[BaseModel]) -> dict[str, tuple[Any, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from rwkv_core.cache import SnapshotKind
 from rwkv_core.chat.messages import Message, Role, Think
@@ -23,8 +23,7 @@ _ROLES = get_args(Role)
 _NEXT_WORDS = ("a", "0", "(")
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """A place in a prompt where other prompts may part from it."""
 
     num_chars: int
@@ -166,13 +165,8 @@ def _read_message(message: schemas.Message) -> Message:
     if role not in _ROLES:
         known = ", ".join(_ROLES)
         raise ApiError(400, f"invalid role: {go_quote(message.role)} (must be one of {known})")
-    return Message(
-        role=cast(Role, role),
-        content=message.content,
-        thinking=message.thinking,
-        tool_calls=tuple(called(each) for each in message.tool_calls),
-        tool_name=message.tool_name,
-    )
+    calls = tuple(map(called, message.tool_calls))
+    return Message(cast(Role, role), message.content, message.thinking, calls, message.tool_name)
 
 
 def _text(parts: Sequence[PromptPart]) -> str:
@@ -184,10 +178,10 @@ def _marks(fmt: PromptFormat, parts: Sequence[PromptPart]) -> tuple[Mark, ...]:
     marks: list[Mark] = []
     num_chars = 0
     is_system = True
-    for part in parts:
-        num_chars += len(part.text)
-        is_system = is_system and part.text.startswith(fmt.system)
-        if part.text.endswith(fmt.separator) and not part.is_reply:
+    for text, is_reply in parts:
+        num_chars += len(text)
+        is_system = is_system and text.startswith(fmt.system)
+        if text.endswith(fmt.separator) and not is_reply:
             kind = SnapshotKind.SYSTEM_PROMPT if is_system else SnapshotKind.TURN
             marks.append(Mark(num_chars, kind))
     return tuple(marks)

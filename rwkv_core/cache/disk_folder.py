@@ -136,11 +136,15 @@ class DiskFolder:
 
     def touch(self, key: ModelKey, digests: PrefixDigests, num_tokens: int) -> None:
         """Notes a use of the snapshot for so many tokens, and of the system prompt before it."""
-        rows = list(self._index.prefixes(key.hex, digests, 0, num_tokens))
+        rows = list(
+            self._index.prefixes(key.hex, digests, 0, num_tokens, kind=SnapshotKind.SYSTEM_PROMPT)
+        )
+        used = self._index.get(key.hex, digests, num_tokens)
+        if used is not None:
+            rows.append(used)
         with self._index.transaction():
             for row in rows:
-                if row.num_tokens == num_tokens or row.kind is SnapshotKind.SYSTEM_PROMPT:
-                    self._index.touch(row.file)
+                self._index.touch(row.file)
 
     def discard(self, row: Row) -> None:
         """Deletes a snapshot."""

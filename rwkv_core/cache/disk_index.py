@@ -106,15 +106,23 @@ class DiskIndex:
         return transaction(self._connection)
 
     def prefixes(
-        self, model: str, digests: PrefixDigests, longer_than: int, at_most: int
+        self,
+        model: str,
+        digests: PrefixDigests,
+        longer_than: int,
+        at_most: int,
+        kind: SnapshotKind | None = None,
     ) -> Iterator[Row]:
-        """The rows for prefixes of a text that have so many tokens, longest first."""
+        """The rows for prefixes of a text that have so many tokens, longest first; of one kind if
+        that is given.
+        """
+        of_kind = "" if kind is None else f" AND kind = {int(kind)}"
         for index in range(at_most // ANCHOR_TOKENS, longer_than // ANCHOR_TOKENS - 1, -1):
             num_tokens, digest = -1, b""
             # Many texts may share their last anchor, the system prompt's say, and a length.
             for fields in self._select(
                 "model = ? AND anchor = ? AND num_tokens > ? AND num_tokens <= ?"
-                " ORDER BY num_tokens DESC",
+                f"{of_kind} ORDER BY num_tokens DESC",
                 (model, digests.anchor(index), longer_than, at_most),
             ):
                 if fields[2] != num_tokens:

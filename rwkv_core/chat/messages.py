@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -29,9 +29,11 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Message:
-    """One turn. `thinking` is kept for the client's sake; a prompt never repeats it."""
+class Message(NamedTuple):
+    """One turn. `thinking` is kept for the client's sake; a prompt never repeats it.
+
+    A tuple, as those of a long chat are made for each of its requests.
+    """
 
     role: Role
     content: str = ""

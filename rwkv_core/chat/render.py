@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rwkv_core.chat.messages import Message, Think, ToolCall
 from rwkv_core.chat.prompt_format import PromptFormat, ToolFormat, ToolStyle
@@ -14,8 +13,7 @@ from rwkv_core.chat.prompt_format import PromptFormat, ToolFormat, ToolStyle
 _NEWLINES = re.compile(r"\n+")
 
 
-@dataclass(frozen=True)
-class PromptPart:
+class PromptPart(NamedTuple):
     """A piece of the prompt; `is_reply` marks what the assistant wrote in an earlier turn."""
 
     text: str
@@ -73,7 +71,10 @@ def clean_text(text: str) -> str:
 
     A blank line would end the turn. Indentation inside the text stays.
     """
-    return _NEWLINES.sub("\n", text.replace("\r\n", "\n")).strip()
+    text = text.replace("\r\n", "\n")
+    if "\n\n" in text:
+        text = _NEWLINES.sub("\n", text)
+    return text.strip()
 
 
 def format_tool_call(tools: ToolFormat, call: ToolCall) -> str:
@@ -105,10 +106,10 @@ def _turn(fmt: PromptFormat, message: Message, suffix: str) -> str:
 
 def _reply_text(fmt: PromptFormat, message: Message) -> str:
     """An earlier reply after "Assistant:": one space and the text, without its thought."""
-    texts = [message.content.strip()]
-    if fmt.tools:
-        texts += [format_tool_call(fmt.tools, call) for call in message.tool_calls]
-    text = "\n".join(each for each in texts if each)
+    text = message.content.strip()
+    if fmt.tools and message.tool_calls:
+        calls = [format_tool_call(fmt.tools, call) for call in message.tool_calls]
+        text = "\n".join([text, *calls] if text else calls)
     return f" {text}" if text else ""
 
 

@@ -50,7 +50,7 @@ class Spy:
         submit, advance_batch = Engine.submit, Model.advance_batch
 
         def spied_submit(engine: Engine, request: GenerationRequest, sink: Sink) -> Generation:
-            self.submitted.append(BYTES.decode(request.prompt_token_ids))
+            self.submitted.append(BYTES.decode(list(request.prompt_token_ids)))
             return submit(engine, request, sink)
 
         def spied_advance_batch(

@@ -163,3 +163,26 @@ def test_keys_in_any_case_null_and_unknown_fields() -> None:
     )
     assert (request.model, request.stream, request.keep_alive) == ("x", True, None)
     assert decode(ChatRequest, None).model == ""
+
+
+_names = st.sampled_from(
+    ("role", "ROLE", "content", "Content", "thinking", "images", "tool_calls", "tool_name", "other")
+)
+_message = st.dictionaries(
+    _names, st.none() | st.text(max_size=3) | st.integers() | st.lists(st.none(), max_size=2)
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(_message | st.none(), max_size=4))
+def test_keys_as_they_should_be_change_nothing(messages: list[dict[str, Any] | None]) -> None:
+    """What needs no matching of keys is read, or refused, as what needs it."""
+
+    def outcome(data: Any) -> object:
+        try:
+            return decode(ChatRequest, data).model_dump()
+        except ApiError as error:
+            return str(error)
+
+    unusual = [each and {**each, "unknown": 1} for each in messages]
+    assert outcome({"messages": messages}) == outcome({"messages": unusual})

@@ -85,3 +85,33 @@ def test_what_all_continuations_begin_with(kind: str) -> None:
     for word in ("apple", "Hello", "42", "“", "中文", "-"):
         whole = encoder.encode(f"{before} {word}")
         assert whole.tokens[: len(tokens)].tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tokens_in_characters(seed: int) -> None:
+    choices = random.Random(seed)
+    tokenizer = WorldTokenizer.world()
+    words = [word for word in WORDS if seed or word.isascii()]
+    text = "".join(choices.choices(words, k=200))
+    encoded = TextEncoder(tokenizer).encode(text)
+    num_chars = [*sorted(choices.randrange(len(text) + 1) for _ in range(50)), 0, len(text)]
+    wanted = [
+        encoded.num_tokens_in(len(text[:end].encode("utf-8", "replace").replace(b"?", b"???")))
+        for end in num_chars
+    ]
+    assert encoded.num_tokens_in_chars(num_chars) == wanted
+    assert encoded.num_tokens_in_chars([]) == []
+
+
+def test_a_chat_has_one_text_in_memory_however_long() -> None:
+    tokenizer = WorldTokenizer([None, *(bytes([value]) for value in range(256))])
+    encoder = TextEncoder(tokenizer)
+    text, other = "System: Be brief.\n\n", "Another chat altogether. " * 20
+    encoder.encode(other)
+    for turn in range(50):
+        text += f"User: {turn}, please.\n\nAssistant:"
+        encoder.encode(f"{text} <think></think")
+        text += f" It is {turn}.\n\n"
+        for word in ("a", "0", "("):
+            encoder.encode(f"{text}User: {word}\n\nAssistant: <think></think")
+    assert encoder._num_bytes() < 15 * len(text) + 15 * len(other)

@@ -369,7 +369,7 @@ def test_any_order_of_events_gives_the_texts_of_cold_runs(
         words = tuple(choices.choice(vocabulary) * choices.choice((1, 1, 1, 12)))
         prompt = (*history, *words, *(choices.randrange(1, 1400) for _ in range(3)))
         if sent and choices.random() < 0.25:  # another try
-            prompt = choices.choice(sent).request.prompt_token_ids
+            prompt = tuple(choices.choice(sent).request.prompt_token_ids)
         sampling = choices.choice(
             (
                 SamplingOptions(temperature=0),
