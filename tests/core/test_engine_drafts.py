@@ -167,7 +167,7 @@ def test_drafts_change_nothing(
             )
             wanted = replace(wanted, stops=(stop, *decoys))
             plain = run(model, wanted)
-        oracle.texts[wanted.prompt_token_ids] = whole
+        oracle.texts[tuple(wanted.prompt_token_ids)] = whole
         for most in (1, 8):
             drafted = run(model, replace(wanted, max_draft_tokens=most))
             assert_alike(plain, drafted)
@@ -181,7 +181,7 @@ def test_passes_are_saved_for_what_is_accepted(model: PassesModel, oracle: type[
     oracle.num_right = 99
     wanted = request(model, sampling=WILD, max_new_tokens=50)
     plain = run(model, wanted)
-    oracle.texts[wanted.prompt_token_ids] = plain.receiver.finished().token_ids
+    oracle.texts[tuple(wanted.prompt_token_ids)] = plain.receiver.finished().token_ids
     drafted = run(model, replace(wanted, max_draft_tokens=8))
     stats = drafted.receiver.finished().stats
     assert stats.num_accepted_tokens == stats.num_draft_tokens > 20
@@ -207,7 +207,7 @@ def test_cancelling_stops_inside_a_draft(model: PassesModel, oracle: type[Oracle
     oracle.num_right = 99
     wanted = request(model, sampling=WILD, max_new_tokens=50, max_draft_tokens=8)
     whole = run(model, replace(wanted, max_draft_tokens=0))
-    oracle.texts[wanted.prompt_token_ids] = whole.receiver.finished().token_ids
+    oracle.texts[tuple(wanted.prompt_token_ids)] = whole.receiver.finished().token_ids
     cache = StateCache(KEY, 1 << 30)
     engine = Engine(model, cache=cache)
     assert len(whole.receiver.texts) > 12
@@ -255,7 +255,7 @@ def test_company_and_failing_passes_change_nothing(
         text = f"User: I am {number}. " * (1 + 40 * (number == 5)) + "\n\nAssistant:"
         plain = request(model, text, sampling=sampling, stops=("\n\n",))
         alone.append(run(model, plain))
-        oracle.texts[plain.prompt_token_ids] = alone[-1].receiver.finished().token_ids
+        oracle.texts[tuple(plain.prompt_token_ids)] = alone[-1].receiver.finished().token_ids
         wanted.append(replace(plain, max_draft_tokens=(0, 3, 8)[number % 3]))
     num_calls = 0
 
@@ -298,7 +298,7 @@ def test_pytorch_takes_drafts_too(oracle: type[Oracle]) -> None:
     model = PassesModel(Model(TINY, TorchExecutor(TINY, weights), vocabulary))
     wanted = request(model, "hello")
     plain = run(model, wanted)
-    oracle.texts[wanted.prompt_token_ids] = plain.receiver.finished().token_ids
+    oracle.texts[tuple(wanted.prompt_token_ids)] = plain.receiver.finished().token_ids
     drafted = run(model, replace(wanted, max_draft_tokens=4))
     assert drafted.receiver.texts == plain.receiver.texts
     assert drafted.num_passes < plain.num_passes
