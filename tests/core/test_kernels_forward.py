@@ -559,16 +559,21 @@ def test_passes_that_cannot_be_are_refused(native: Operations) -> None:
 
 
 def test_a_matrix_is_replaced_by_the_same_in_another_layout_alone(native: Operations) -> None:
-    pair = Pair(native, WIDE, {})
+    types = {"ffn.value.weight": "Q8_0", "ffn.key.weight": "Q8_0"}
+    pair = Pair(native, WIDE, types)
     name, shape = "blocks.1.ffn.value.weight", (WIDE.n_embd, WIDE.n_ffn)
     before = pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)])
     wrong: list[tuple[str, NativeMatrix, str]] = [
         (name, kernels.empty_matrix("F16", *shape), "another type or size"),
-        (name, kernels.empty_matrix("F32", shape[0], shape[1] // 2), "another type or size"),
-        ("blocks.9.ffn.value.weight", kernels.empty_matrix("F32", *shape), "no place in the model"),
+        (name, kernels.empty_matrix("Q8_0", shape[0], shape[1] // 2), "another type or size"),
+        (
+            "blocks.9.ffn.value.weight",
+            kernels.empty_matrix("Q8_0", *shape),
+            "no place in the model",
+        ),
         (
             "blocks.1.ffn.key.weight",
-            kernels.empty_matrix("F32", *shape[::-1], by_columns=True),
+            kernels.empty_matrix("Q8_0", *shape[::-1], by_columns=True),
             "packed by columns",
         ),
     ]
@@ -576,13 +581,13 @@ def test_a_matrix_is_replaced_by_the_same_in_another_layout_alone(native: Operat
         with pytest.raises(ValueError, match=problem):
             pair.model.replace_matrix(place, matrix)
         assert torch.equal(pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)]), before)
-    raw = _encoded(random_tensors(WIDE, seed=3)[name], "F32")
-    pair.model.replace_matrix(name, kernels.pack("F32", raw, *shape))
+    raw = _encoded(random_tensors(WIDE, seed=3)[name], "Q8_0")
+    pair.model.replace_matrix(name, kernels.pack("Q8_0", raw, *shape, slices=2))
     assert torch.equal(pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)]), before)
-    pair.model.replace_matrix(name, kernels.pack("F32", np.zeros_like(raw), *shape))
+    pair.model.replace_matrix(name, kernels.pack("Q8_0", np.zeros_like(raw), *shape))
     assert not torch.equal(pair.ours([9], random_tokens(9, WIDE), [State.zeros(WIDE)]), before)
     with pytest.raises(ValueError, match="not loaded"):
-        _empty_model(native).replace_matrix(name, kernels.empty_matrix("F32", *shape))
+        _empty_model(native).replace_matrix(name, kernels.empty_matrix("Q8_0", *shape))
 
 
 def _int32(values: Sequence[int]) -> Int32s:
