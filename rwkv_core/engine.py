@@ -276,8 +276,7 @@ class Engine:
 
     def _resume(self, sequence: Sequence, snapshot: Snapshot, num_tokens: int) -> None:
         """Goes on from a snapshot, without a pass when that is of all there is to read."""
-        state = self._model.new_state()
-        state.copy_(snapshot.state)
+        state = snapshot.state.clone().to(self._model.device)
         sequence.start(state, num_tokens)
         if sequence.is_ready:
             self._write(sequence, snapshot.logits.unsqueeze(0))

@@ -94,9 +94,10 @@ class ReadAhead:
             if num_read < len(tokens):
                 end = CutPoint(len(tokens), SnapshotKind.TURN)
                 reading = Reading(tokens, [*checkpoints(len(tokens)), end])
-                state = self._model.new_state()
                 if hit:
-                    state.copy_(hit.snapshot.state)
+                    state = hit.snapshot.state.clone().to(self._model.device)
+                else:
+                    state = self._model.new_state()
                 reading.start(state, num_read)
                 self._cache_scope = text.cache_scope
                 return reading

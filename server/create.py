@@ -18,13 +18,13 @@ from rwkv_core.errors import AnserError, CheckpointError
 from rwkv_core.initial_state import encode_initial_state, read_initial_state
 from rwkv_core.loading import GGUF_MODEL_KEY, HUGGING_FACE_JSON_KEY, find_tokenizer
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
-from server.demo_model import DEMO_NAME, ensure_demo_model
+from server.demo_model import find_stored
 from server.manifests import ADAPTER_TYPE, MODEL_TYPE, Manifest
 from server.modelfile import Modelfile, ModelfileError
-from server.names import InvalidNameError, ModelName
+from server.names import ModelName
 from server.options import read_options
 from server.store import Blob, Store, StoreError
-from server.stored_model import ModelParts, StoredModel, open_model, write_model
+from server.stored_model import ModelParts, StoredModel, write_model
 from server.version import OLLAMA_VERSION
 
 log = logging.getLogger(__name__)
@@ -139,13 +139,7 @@ def _read_adapter(modelfile: Modelfile, folder: Path, model: Path) -> bytes | No
 
 def _find_parent(store: Store, source: str, folder: Path) -> StoredModel:
     """The model that FROM names. Raises CreateError when there is none."""
-    try:
-        name = ModelName.parse(source)
-        if name.key == DEMO_NAME.key:
-            ensure_demo_model(store)
-        model = open_model(store, name)
-    except InvalidNameError:
-        model = None
+    model = find_stored(store, source)
     if model is None:
         raise CreateError(
             f"FROM {source}: there is neither a file of that name in {folder.resolve()}, "

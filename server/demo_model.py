@@ -8,9 +8,15 @@ from pathlib import Path
 
 import rwkv_core
 from server.manifests import MODEL_TYPE, DamagedModelError
-from server.names import ModelName
+from server.names import InvalidNameError, ModelName
 from server.store import Store, StoreError
-from server.stored_model import ForeignModelError, ModelParts, open_model, write_model
+from server.stored_model import (
+    ForeignModelError,
+    ModelParts,
+    StoredModel,
+    open_model,
+    write_model,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,3 +59,18 @@ def ensure_demo_model(store: Store, file: Path = DEMO_FILE) -> bool:
         log.warning("rwkv7-demo is not available: %s", error)
         return False
     return True
+
+
+def find_stored(store: Store, text: str) -> StoredModel | None:
+    """The model of that name, the embedded one put there first if it is meant; None if there is
+    none, or `text` is no name.
+
+    Raises what `open_model` raises.
+    """
+    try:
+        name = ModelName.parse(text)
+    except InvalidNameError:
+        return None
+    if name.key == DEMO_NAME.key:
+        ensure_demo_model(store)
+    return open_model(store, name)

@@ -1,8 +1,7 @@
-"""Where states are kept, and how much they may take, when nobody says."""
+"""How much states may take, when nobody says."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,12 +13,6 @@ _MAX_DISK_BUDGET = 20 << 30
 
 # One part in so many of what is free.
 _PARTS = 10
-
-
-def states_folder() -> Path:
-    """`$ANSER_STATES` if set, else `~/.anser/states`."""
-    override = os.environ.get("ANSER_STATES")
-    return Path(override).expanduser() if override else Path.home() / ".anser" / "states"
 
 
 def memory_budget(available: int | None = None) -> int:

@@ -65,11 +65,6 @@ class PrefixDigests:
             hasher.update(self._bytes(start, start + ANCHOR_TOKENS))
             self._hashers.append(hasher.copy())
 
-    @property
-    def num_anchors(self) -> int:
-        """Anchors of the whole text, the one before its first token included."""
-        return len(self._hashers)
-
     def anchor(self, index: int) -> bytes:
         """The digest of the first `index * ANCHOR_TOKENS` tokens."""
         return self._hashers[index].digest()

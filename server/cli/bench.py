@@ -30,7 +30,6 @@ from rwkv_core.bench.tables import Table, quality_notes, quality_table, speed_no
 from server.cli.bench_status import Status
 from server.cli.create import sigterm_as_exception
 from server.cli.errors import CommandError
-from server.names import InvalidNameError, ModelName
 from server.settings import Settings
 from server.store import Store
 
@@ -112,17 +111,9 @@ def find_model(word: str) -> BenchModel:
     except (OSError, ValueError):  # a name too long, a null character
         pass
     # Imported here: what they need of PyTorch takes a second and memory.
-    from server.demo_model import DEMO_NAME, ensure_demo_model  # noqa: PLC0415
-    from server.stored_model import open_model  # noqa: PLC0415
+    from server.demo_model import find_stored  # noqa: PLC0415
 
-    store = Store(Settings.from_environment().models)
-    try:
-        name = ModelName.parse(word)
-        if name.key == DEMO_NAME.key:
-            ensure_demo_model(store)
-        stored = open_model(store, name)
-    except InvalidNameError:
-        stored = None
+    stored = find_stored(Store(Settings.from_environment().models), word)
     if stored is None:
         raise CommandError(
             f"{word}: there is neither a file of that name nor a model in `anser list`"

@@ -95,6 +95,8 @@ def test_how_many_at_once_and_where_states_are_kept() -> None:
     assert given.states == Path("/data/states")
     assert (given.states_memory, given.states_disk) == (500 * 10**6, 2 * 10**9)
     assert Settings.from_environment({"ANSER_STATES": "off"}).states is None
+    elsewhere = Settings.from_environment({"ANSER_STATES": "~/elsewhere"})
+    assert elsewhere.states == Path.home() / "elsewhere"
     automatic = {"OLLAMA_NUM_PARALLEL": "0", "OLLAMA_MAX_LOADED_MODELS": "0"}
     assert Settings.from_environment(automatic).num_parallel is None
     assert Settings.from_environment(automatic).max_loaded_models is None

@@ -15,7 +15,7 @@ import pytest
 
 from rwkv_core.demo.evaluate import EMBEDDED
 from tests.tools.anser_command import PATIENCE_S, Anser
-from tests.tools.bench_output import cells, children, exit_code
+from tests.tools.bench_output import assert_refused, cells, children
 
 QUICK = ("-p", "4", "-n", "2", "-r", "1", "-t", "1")
 
@@ -126,12 +126,7 @@ def test_refusals_are_one_line(
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
     Path("text.gguf").write_text("no model at all")
     Path("empty").mkdir()
-    assert exit_code("bench", *words) == code
-    captured = capsys.readouterr()
-    assert problem in captured.err
-    assert captured.err.startswith("Error: ")
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
+    assert_refused(("bench", *words), code, problem, capsys)
 
 
 def test_a_peer_that_fails_names_itself(bare: Anser) -> None:

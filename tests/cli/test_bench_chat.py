@@ -17,7 +17,7 @@ from server.bench.conversation import Script
 from server.bench.results import ChatResult, LoadResult, Memory, Reply, Stream, Turn
 from server.bench.tables import load_table, stream_table
 from tests.tools.anser_command import PATIENCE_S, Anser
-from tests.tools.bench_output import children, exit_code, tables
+from tests.tools.bench_output import assert_refused, children, exit_code, tables
 from tests.tools.native import require_kernels
 from tests.tools.running_server import needs_demo
 from tests.tools.server_models import write_endless_gguf
@@ -114,12 +114,7 @@ def test_refusals_are_one_line(
     Path("text.gguf").write_text("no model at all")
     if words[-1] == "demo":
         words = (*words[:-1], str(EMBEDDED))
-    assert exit_code("bench", *words) == code
-    captured = capsys.readouterr()
-    assert problem in captured.err
-    assert captured.err.startswith("Error: ")
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
+    assert_refused(("bench", *words), code, problem, capsys)
 
 
 def test_a_model_that_cannot_think_is_played_without(bare: Anser) -> None:

@@ -24,7 +24,7 @@ from rwkv_core.cache import (
     SnapshotKind,
     StateCache,
 )
-from rwkv_core.cache.defaults import disk_budget, memory_budget, states_folder
+from rwkv_core.cache.defaults import disk_budget, memory_budget
 from rwkv_core.cache.prefix_tree import NODE_BYTES
 from rwkv_core.demo.evaluate import EMBEDDED
 from rwkv_core.loading import load_model
@@ -352,12 +352,3 @@ def test_the_disk_budget_counts_what_is_free_and_what_is_taken(tmp_path: Path) -
     folder.mkdir(parents=True)
     (folder / "state").write_bytes(bytes(1000))
     assert 0 < disk_budget(folder) <= 20 << 30
-
-
-def test_the_folder_of_states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ANSER_STATES", str(tmp_path))
-    assert states_folder() == tmp_path
-    monkeypatch.setenv("ANSER_STATES", "~/elsewhere")
-    assert states_folder() == Path.home() / "elsewhere"
-    monkeypatch.delenv("ANSER_STATES")
-    assert states_folder() == Path.home() / ".anser" / "states"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,25 +12,12 @@ from rwkv_core import kernels
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
 from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
 from rwkv_core.kernels.interface import Native
-from tests.tools.native import require_kernels
 
 Bytes = npt.NDArray[np.uint8]
 
 # Rows that fill panels and that do not; by columns they come in groups of 64.
 ROWS = {False: (1, 15, 16, 17, 130), True: (64, 192)}
 LENGTHS = (1, 2, 9, 17, 70)
-
-
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def native(request: pytest.FixtureRequest) -> Iterator[Native]:
-    """The kernels of one instruction set."""
-    found = require_kernels()
-    if request.param not in found.supported_isas():
-        pytest.skip("this processor has no " + request.param)
-    before = found.isa()
-    found.set_isa(request.param)
-    yield found
-    found.set_isa(before)
 
 
 def encoded(type_name: str, values: npt.NDArray[np.float32]) -> Bytes:

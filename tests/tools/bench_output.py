@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from server.cli import main
 
 
@@ -32,6 +34,18 @@ def exit_code(*words: str) -> int:
         return main(words)
     except SystemExit as leaving:  # as the command line's grammar does
         return leaving.code if isinstance(leaving.code, int) else -1
+
+
+def assert_refused(
+    words: tuple[str, ...], code: int, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command leaves with that code and one line that says why, and prints nothing else."""
+    assert exit_code(*words) == code
+    captured = capsys.readouterr()
+    assert problem in captured.err
+    assert captured.err.startswith("Error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
 
 
 def children(pid: int) -> list[int]:

@@ -22,7 +22,8 @@ libraries="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.s
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ANSER_REQUIRE_KERNELS=1
 if [ $# -eq 0 ]; then
     # All of the products; of the passes those that unoptimised code computes in seconds.
-    set -- tests/core/test_kernels_matmul.py tests/core/test_kernels_forward.py -k "matmul or \
+    set -- tests/core/test_kernels_matmul.py tests/core/test_kernels_operations.py \
+        tests/core/test_kernels_forward.py -k "matmul or \
 layer_norm or mix or activations or quantized_rows or inactive or relu or zero_channels or \
 refused or (passes_equal and 17 and avx)"
 fi

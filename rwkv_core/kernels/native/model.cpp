@@ -76,6 +76,8 @@ void Model::replace_matrix(const std::string& name, std::shared_ptr<const Matrix
     require(place->type() == matrix->type() && place->rows() == matrix->rows() &&
                 place->cols() == matrix->cols(),
             name + " is replaced by a matrix of another type or size");
+    require(place->slices() == matrix->slices(),
+            name + " is replaced by a matrix with other slices, whose sums are others");
     place.swap(matrix);
     try {
         weights_ = std::make_unique<Weights>(sizes_, named_);
