@@ -74,12 +74,12 @@ def test_relu_squared_counts_its_zeros(native: Operations) -> None:
 
 
 def quantized(native: Operations, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Codes, scales, sums and scaled sums of x [T, K]."""
+    """Codes, scales, negated sums and scaled sums of x [T, K]."""
     length, width = x.shape
     blocks = width // 32
     codes = torch.full((blocks, length, 32), 99, dtype=torch.int8)
     scales, scaled_sums = torch.full((blocks, length), 99.0), torch.full((blocks, length), 99.0)
-    sums = torch.full((blocks, 2, length), 99, dtype=torch.int32)
+    sums = torch.full((blocks, 3, length), 99, dtype=torch.int32)
     native.quantize(x.numpy(), codes.numpy(), scales.numpy(), sums.numpy(), scaled_sums.numpy())
     return codes, scales, sums, scaled_sums
 
@@ -94,9 +94,10 @@ def test_quantized_rows(native: Operations) -> None:
     codes, scales, sums, scaled_sums = quantized(native, x)
     amax = x.reshape(*x.shape[:-1], -1, 32).abs().amax(-1).t()
     torch.testing.assert_close(scales, torch.where(amax < 1e-30, 0.0, amax / 127), rtol=0, atol=0)
-    assert torch.equal(codes.long().sum(-1), sums.long().sum(1))
-    assert torch.equal(codes[:, :, :16].long().sum(-1), sums[:, 0].long())
-    torch.testing.assert_close(scaled_sums, scales * sums.sum(1), rtol=0, atol=0)
+    halves = codes.long().unflatten(-1, (2, 16)).sum(-1)
+    assert torch.equal(sums[:, :2].long(), -halves.transpose(1, 2))
+    assert torch.equal(sums[:, 2].long(), -codes.long().sum(-1))
+    torch.testing.assert_close(scaled_sums, scales * codes.long().sum(-1), rtol=0, atol=0)
     values = (codes * scales.unsqueeze(-1)).permute(1, 0, 2).reshape(5, 192)
     torch.testing.assert_close(values, fake_quantized(x), rtol=0, atol=0)
     assert ((values - x).abs() <= (amax.t() / 254 * 1.0001 + 1e-34).repeat_interleave(32, 1)).all()

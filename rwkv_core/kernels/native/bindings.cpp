@@ -120,18 +120,19 @@ int64_t activate(const std::string& name, const Array<float, 1>& x) {
 
 // x [T, K] in the forms of `Rows`.
 void quantize(const Array<const float, 2>& x, const Array<int8_t, 3>& codes,
-              const Array<float, 2>& scales, const Array<int32_t, 3>& sums,
+              const Array<float, 2>& scales, const Array<int32_t, 3>& negated_sums,
               const Array<float, 2>& scaled_sums) {
     const int64_t T = size(x, 0), blocks = size(x, 1) / 32;
     require(size(x, 1) % 32 == 0, "rows of whole blocks of 32");
     require(size(codes, 0) == blocks && size(codes, 1) == T && size(codes, 2) == 32 &&
-                size(scales, 0) == blocks && size(scales, 1) == T && size(sums, 0) == blocks &&
-                size(sums, 1) == 2 && size(sums, 2) == T && size(scaled_sums, 0) == blocks &&
+                size(scales, 0) == blocks && size(scales, 1) == T &&
+                size(negated_sums, 0) == blocks && size(negated_sums, 1) == 3 &&
+                size(negated_sums, 2) == T && size(scaled_sums, 0) == blocks &&
                 size(scaled_sums, 1) == T,
-            "the forms of x are [K/32, T, 32], [K/32, T], [K/32, 2, T], [K/32, T]");
+            "the forms of x are [K/32, T, 32], [K/32, T], [K/32, 3, T], [K/32, T]");
     for (int64_t t = 0; t < T; ++t)
         kernels().quantize(x.data() + t * size(x, 1), 0, blocks, t, T, codes.data(), scales.data(),
-                           sums.data(), scaled_sums.data());
+                           negated_sums.data(), scaled_sums.data());
 }
 
 void pack_active(const Array<const int8_t, 3>& codes, bool split_halves,

@@ -5,15 +5,21 @@ namespace anser::ANSER_ISA {
 
 constexpr float kSmallestBlock = 1e-30f;  // blocks below are zero: 127 / amax must stay finite
 
+ANSER_INLINE void set_sums(int32_t low, int32_t high, int32_t* negated_sums, int64_t T) {
+    negated_sums[0] = -low;
+    negated_sums[T] = -high;
+    negated_sums[2 * T] = -low - high;
+}
+
 // A block with an infinity or a NaN has no codes: its scale makes every product with it a NaN.
 static void mark_not_finite(const float* x, int64_t first, int64_t last, int64_t t, int64_t T,
-                            int8_t* codes, float* scales, int32_t* sums, float* scaled_sums) {
+                            int8_t* codes, float* scales, int32_t* negated_sums, float* scaled_sums) {
     for (int64_t b = first; b < last; ++b) {
         F zeros = fma(load(x + 32 * b), zero(), mul(load(x + 32 * b + 16), zero()));
         if (sum(zeros) == 0.0f) continue;
         memset(codes + (b * T + t) * 32, 1, 32);
         scales[b * T + t] = scaled_sums[b * T + t] = __builtin_nanf("");
-        sums[2 * b * T + t] = sums[(2 * b + 1) * T + t] = 16;
+        set_sums(16, 16, negated_sums + 3 * b * T + t, T);
     }
 }
 
@@ -21,7 +27,7 @@ static void mark_not_finite(const float* x, int64_t first, int64_t last, int64_t
 ANSER_INLINE I code_of(F x) { return round_to_int(max(min(x, splat(127.0f)), splat(-127.0f))); }
 
 static void quantize(const float* x, int64_t first, int64_t last, int64_t t, int64_t T,
-                     int8_t* codes, float* scales, int32_t* sums, float* scaled_sums) {
+                     int8_t* codes, float* scales, int32_t* negated_sums, float* scaled_sums) {
     F zeros = zero();
     for (int64_t b = first; b < last; ++b) {
         F low = load(x + 32 * b), high = load(x + 32 * b + 16);
@@ -39,12 +45,11 @@ static void quantize(const float* x, int64_t first, int64_t last, int64_t t, int
         store_i8(out + 16, high_codes);
         int32_t low_sum = sum(low_codes), high_sum = sum(high_codes);
         scales[b * T + t] = scale;
-        sums[2 * b * T + t] = low_sum;
-        sums[(2 * b + 1) * T + t] = high_sum;
+        set_sums(low_sum, high_sum, negated_sums + 3 * b * T + t, T);
         scaled_sums[b * T + t] = scale * (float)(low_sum + high_sum);
     }
     if (sum(zeros) != 0.0f)
-        mark_not_finite(x, first, last, t, T, codes, scales, sums, scaled_sums);
+        mark_not_finite(x, first, last, t, T, codes, scales, negated_sums, scaled_sums);
 }
 
 static void pack_active(const int8_t* codes, int64_t b, int64_t T, bool split_halves,

@@ -23,7 +23,7 @@ struct Kernels {
 
     // Blocks [first, last) of row t of T: quantizes x (the row, from its first value) per block.
     void (*quantize)(const float* x, int64_t first, int64_t last, int64_t t, int64_t T,
-                     int8_t* codes, float* scales, int32_t* sums, float* scaled_sums);
+                     int8_t* codes, float* scales, int32_t* negated_sums, float* scaled_sums);
     // Block b: the mask of channels that are not zero in all T rows, and the codes without the rest.
     void (*pack_active)(const int8_t* codes, int64_t b, int64_t T, bool split_halves,
                         uint32_t* active, int8_t* packed);

@@ -17,12 +17,12 @@ struct Quantized {
     Quantized(int64_t num_rows, int64_t cols)
         : codes(num_rows * cols),
           scales(num_rows * (cols / 32)),
-          sums(num_rows * (cols / 32) * 2),
+          negated_sums(num_rows * (cols / 32) * 3),
           scaled_sums(scales.size()) {}
 
     std::vector<int8_t> codes;
     std::vector<float> scales;
-    std::vector<int32_t> sums;
+    std::vector<int32_t> negated_sums;
     std::vector<float> scaled_sums;
     std::vector<uint32_t> active;
     std::vector<int8_t> packed;
@@ -67,11 +67,11 @@ void matmul(const Matrix& matrix, const float* x, int64_t num_rows, float* out) 
         if (is_quantized) {
             for (int64_t t = 0; t < rows.count; ++t)
                 kernels().quantize(rows.values + t * cols, 0, cols / 32, t, rows.count,
-                                   forms.codes.data(), forms.scales.data(), forms.sums.data(),
-                                   forms.scaled_sums.data());
+                                   forms.codes.data(), forms.scales.data(),
+                                   forms.negated_sums.data(), forms.scaled_sums.data());
             rows.codes = forms.codes.data();
             rows.scales = forms.scales.data();
-            rows.sums = forms.sums.data();
+            rows.negated_sums = forms.negated_sums.data();
             rows.scaled_sums = forms.scaled_sums.data();
         }
         if (is_quantized && matrix.by_columns() && rows.count <= kFewRows) {

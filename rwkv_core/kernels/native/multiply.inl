@@ -89,13 +89,13 @@ ANSER_INLINE F add_scaled(I dot, I second_dot, const SubScales& s, const Rows& r
 template <class Fm>
 ANSER_INLINE F add_to_one(const B codes[8], const SubScales& s, const Rows& rows, int64_t b, F acc) {
     const int8_t* activations = rows.codes + b * 32;
-    const int32_t low_sum = rows.sums[2 * b], high_sum = rows.sums[2 * b + 1];
+    const int32_t* sums = rows.negated_sums + 3 * b;
     if constexpr (Fm::is_split) {
-        I first = dot_one<Fm::bits, Fm::offset, 4>(codes, activations, low_sum);
-        I second = dot_one<Fm::bits, Fm::offset, 4>(codes + 4, activations + 16, high_sum);
+        I first = dot_one<Fm::bits, Fm::offset, 4>(codes, activations, sums[0]);
+        I second = dot_one<Fm::bits, Fm::offset, 4>(codes + 4, activations + 16, sums[1]);
         return add_scaled<Fm>(first, second, s, rows, b, 0, acc);
     } else {
-        I all = dot_one<Fm::bits, Fm::offset, 8>(codes, activations, low_sum + high_sum);
+        I all = dot_one<Fm::bits, Fm::offset, 8>(codes, activations, sums[2]);
         return add_scaled<Fm>(all, all, s, rows, b, 0, acc);
     }
 }
@@ -107,17 +107,14 @@ ANSER_INLINE void add_sub_block(const uint8_t* codes, const int8_t* activations,
                                 const SubScales& s, const Rows& rows, int64_t b, int64_t t,
                                 F* acc) {
     const int64_t T = rows.count;
-    const int32_t* low_sums = rows.sums + 2 * b * T + t;
-    const int32_t* high_sums = low_sums + T;
+    const int32_t* sums = rows.negated_sums + 3 * b * T + t;
     I dots[count], second_dots[count];
-    int32_t sums[count];
     if constexpr (Fm::is_split) {
-        dot<Fm::bits, Fm::offset, count>(codes, quads[0], activations, low_sums, dots);
-        dot<Fm::bits, Fm::offset, count>(codes + 256, quads[1], activations + 16, high_sums,
+        dot<Fm::bits, Fm::offset, count>(codes, quads[0], activations, sums, dots);
+        dot<Fm::bits, Fm::offset, count>(codes + 256, quads[1], activations + 16, sums + T,
                                          second_dots);
     } else {
-        for (int n = 0; n < count; ++n) sums[n] = low_sums[n] + high_sums[n];
-        dot<Fm::bits, Fm::offset, count>(codes, quads[0], activations, sums, dots);
+        dot<Fm::bits, Fm::offset, count>(codes, quads[0], activations, sums + 2 * T, dots);
     }
 #pragma GCC unroll 8
     for (int n = 0; n < count; ++n)
@@ -474,10 +471,10 @@ ANSER_INLINE void add_columns_to_one(const ColumnBlock<Fm>& block, const uint8_t
     alignas(64) I dots[Fm::is_split ? 2 : 1][kPartRows / 16];
     const uint8_t* low = block.low + 32 * sub * block.low_bytes;
     const uint8_t* high = block.high + 32 * sub * block.high_bytes;
-    const int32_t low_sum = rows.sums[2 * b], high_sum = rows.sums[2 * b + 1];
+    const int32_t* sums = rows.negated_sums + 3 * b;
     const int8_t* index = channels.index;
     for (int half = 0; half < (Fm::is_split ? 2 : 1); ++half) {
-        const int32_t sum = !Fm::is_split ? low_sum + high_sum : half ? high_sum : low_sum;
+        const int32_t sum = sums[Fm::is_split ? half : 2];
         const I none = dot_one<Fm::bits, Fm::offset, 0>(nullptr, nullptr, sum);
         I* at = dots[half];
         if (channels.quads[half] == 0)

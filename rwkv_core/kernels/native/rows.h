@@ -15,7 +15,9 @@ struct Rows {
 
     const int8_t* codes = nullptr;       // [K/32][T][32], value = code * scale
     const float* scales = nullptr;       // [K/32][T]
-    const int32_t* sums = nullptr;       // [K/32][2][T]: of the codes of each half of a block
+    // [K/32][3][T]: minus the sum of the codes of a block's lower half, of its upper half, of both; times
+    // a format's offset it is what products with its unsigned codes have too much.
+    const int32_t* negated_sums = nullptr;
     const float* scaled_sums = nullptr;  // [K/32][T]: scale * (sum of the block's codes)
 
     // For a matrix by columns, optional: bit c of active[b] is set when channel 32 b + c is not zero

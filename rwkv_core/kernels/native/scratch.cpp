@@ -14,14 +14,15 @@ Rows Activations::rows(int64_t count, int64_t cols) const {
     rows.stride = stride;
     rows.codes = codes;
     rows.scales = scales;
-    rows.sums = sums;
+    rows.negated_sums = negated_sums;
     rows.scaled_sums = scaled_sums;
     return rows;
 }
 
 void Activations::quantize(const float* row, int64_t first, int64_t last, int64_t t,
                            int64_t count) const {
-    kernels().quantize(row, first, last, t, count, codes, scales, sums, scaled_sums);
+    kernels().quantize(row, first, last, t, count, codes, scales, negated_sums,
+                       scaled_sums);
 }
 
 // Deals out a piece of memory; without one it only counts how much is needed.
@@ -41,7 +42,7 @@ class Scratch::Carver {
         (*this)(place.values, num_rows * cols);
         (*this)(place.codes, num_rows * cols);
         (*this)(place.scales, num_rows * (cols / 32));
-        (*this)(place.sums, num_rows * (cols / 32) * 2);
+        (*this)(place.negated_sums, num_rows * (cols / 32) * 3);
         (*this)(place.scaled_sums, num_rows * (cols / 32));
     }
 

@@ -21,7 +21,7 @@ struct Activations {
     float* values;
     int8_t* codes;
     float* scales;
-    int32_t* sums;
+    int32_t* negated_sums;
     float* scaled_sums;
 
     Rows rows(int64_t count, int64_t cols) const;

@@ -145,7 +145,7 @@ ANSER_INLINE __m256i widen_sums(__m256i x) { return _mm256_madd_epi16(x, _mm256_
 // of 8 bits are multiplied as |code| times the activation with the code's sign.
 template <int bits, int offset, int count>
 ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activations,
-                      const int32_t* sums, I* out) {
+                      const int32_t* negated_sums, I* out) {
     if constexpr (bits == 8) {
         static_assert(offset == 128);
         for (int n = 0; n < count; ++n) out[n] = splat((int32_t)0);
@@ -169,7 +169,7 @@ ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activation
         return;
     }
     constexpr int run = bits == 4 ? 8 : bits == 5 ? 4 : 2;
-    for (int n = 0; n < count; ++n) out[n] = splat(-offset * sums[n]);
+    for (int n = 0; n < count; ++n) out[n] = splat(offset * negated_sums[n]);
     for (int first = 0; first < groups; first += run) {
         __m256i pa[count], pb[count];
         for (int n = 0; n < count; ++n) pa[n] = pb[n] = _mm256_setzero_si256();
@@ -195,9 +195,9 @@ ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activation
 
 // The same for one token and codes in registers, `groups` of them.
 template <int bits, int offset, int groups>
-ANSER_INLINE I dot_one(const B* codes, const int8_t* activations, int32_t sum) {
+ANSER_INLINE I dot_one(const B* codes, const int8_t* activations, int32_t negated_sum) {
     constexpr int run = bits == 8 ? 1 : bits == 4 ? 8 : bits == 5 ? 4 : 2;
-    I total = splat(bits == 8 ? 0 : -offset * sum);
+    I total = splat(bits == 8 ? 0 : offset * negated_sum);
 #pragma GCC unroll 8
     for (int first = 0; first < groups; first += run) {
         __m256i pa = _mm256_setzero_si256(), pb = pa;

@@ -83,13 +83,21 @@ ANSER_INLINE B high_part(B x) {
     return _mm512_and_si512(moved, _mm512_set1_epi8(mask << 4));
 }
 
+// In every lane; in this way nothing goes through a general register.
+template <int offset>
+ANSER_INLINE I times_offset(int32_t x) {
+    static_assert((offset & (offset - 1)) == 0);
+    if constexpr (offset == 0) return _mm512_setzero_si512();
+    return _mm512_slli_epi32(_mm512_set1_epi32(x), __builtin_ctz(offset));
+}
+
 // out[n] = sum over 4 * groups columns of (code - offset) * activation, for 16 rows and `count`
 // tokens: codes [groups][16 rows][4], activations [count][32] with the first group's at 0, and for
-// every token the sum of its activations.
+// every token minus the sum of its activations.
 template <int bits, int offset, int count>
 ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activations,
-                      const int32_t* sums, I* out) {
-    for (int n = 0; n < count; ++n) out[n] = _mm512_set1_epi32(-offset * sums[n]);
+                      const int32_t* negated_sums, I* out) {
+    for (int n = 0; n < count; ++n) out[n] = times_offset<offset>(negated_sums[n]);
 #pragma GCC unroll 8
     for (int g = 0; g < groups; ++g) {
         __m512i w = _mm512_loadu_si512(codes + 64 * g);
@@ -104,8 +112,8 @@ ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activation
 
 // The same for one token and codes in registers, `groups` of them.
 template <int bits, int offset, int groups>
-ANSER_INLINE I dot_one(const B* codes, const int8_t* activations, int32_t sum) {
-    __m512i total = _mm512_set1_epi32(-offset * sum);
+ANSER_INLINE I dot_one(const B* codes, const int8_t* activations, int32_t negated_sum) {
+    __m512i total = times_offset<offset>(negated_sum);
 #pragma GCC unroll 8
     for (int g = 0; g < groups; ++g) {
         int32_t four;

@@ -209,9 +209,9 @@ ANSER_INLINE B high_part(B x) {
 // See simd_avx512.h.
 template <int bits, int offset, int count>
 ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activations,
-                      const int32_t* sums, I* out) {
+                      const int32_t* negated_sums, I* out) {
     for (int n = 0; n < count; ++n) {
-        out[n] = splat(-offset * sums[n]);
+        out[n] = splat(offset * negated_sums[n]);
         for (int g = 0; g < groups; ++g) {
             const uint8_t* w = codes + 64 * g;
             const int8_t* x = activations + 32 * n + 4 * g;
@@ -223,9 +223,9 @@ ANSER_INLINE void dot(const uint8_t* codes, int groups, const int8_t* activation
 
 // The same for one token and codes in registers, `groups` of them.
 template <int bits, int offset, int groups>
-ANSER_INLINE I dot_one(const B* codes, const int8_t* activations, int32_t sum) {
+ANSER_INLINE I dot_one(const B* codes, const int8_t* activations, int32_t negated_sum) {
     I total;
-    dot<bits, offset, 1>((const uint8_t*)codes, groups, activations, &sum, &total);
+    dot<bits, offset, 1>((const uint8_t*)codes, groups, activations, &negated_sum, &total);
     return total;
 }
 
