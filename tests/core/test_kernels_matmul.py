@@ -17,7 +17,7 @@ Bytes = npt.NDArray[np.uint8]
 
 # Rows that fill panels and that do not; by columns they come in groups of 64.
 ROWS = {False: (1, 15, 16, 17, 130), True: (64, 192)}
-LENGTHS = (1, 2, 9, 17, 70)
+LENGTHS = (1, 2, 15, 17, 70)  # 15: all steps of tokens that are multiplied at once
 
 
 def encoded(type_name: str, values: npt.NDArray[np.float32]) -> Bytes:

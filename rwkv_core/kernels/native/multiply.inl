@@ -362,6 +362,49 @@ ANSER_INLINE void multiply_group_by_one(const uint8_t* group, const float* x, in
     for (int n = 0; n < kPanelGroup; ++n) store(acc + 16 * n, lanes[n]);
 }
 
+// Columns of weights that are prefetched ahead for few tokens.
+constexpr int kColumnsAhead = 16;
+
+// acc[n][t] = sum over k of w[k][n] * x[t][k] for `panels` panels of a group of `together`, from `index`
+// on, and all tokens: their sums stay in registers from the first column to the last.
+template <Type type, int panels>
+static void multiply_float_few(const uint8_t* group, int64_t index, int64_t together,
+                                     const Rows& rows, float* acc) {
+    const int64_t K = rows.cols, T = rows.count;
+    constexpr int64_t column_bytes = 16 * (type == Type::F32 ? 4 : 2);
+    int64_t t = 0;
+    auto add_tokens = [&]<int several>() ANSER_FORCED {
+        F lanes[panels][several];
+#pragma GCC unroll 8
+        for (int i = 0; i < several; ++i)
+#pragma GCC unroll 2
+            for (int n = 0; n < panels; ++n) lanes[n][i] = zero();
+        const float* x = rows.values + t * rows.stride;
+        for (int64_t k = 0; k < K; ++k) {
+            prefetch(group + ((k + kColumnsAhead) * together + index) * column_bytes);
+            F w[panels];
+#pragma GCC unroll 2
+            for (int n = 0; n < panels; ++n)
+                w[n] = float_column<type>(group, k, index + n, together);
+#pragma GCC unroll 8
+            for (int i = 0; i < several; ++i) {
+                const F factor = splat(x[i * rows.stride + k]);
+#pragma GCC unroll 2
+                for (int n = 0; n < panels; ++n) lanes[n][i] = fma(w[n], factor, lanes[n][i]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < several; ++i)
+#pragma GCC unroll 2
+            for (int n = 0; n < panels; ++n) store(acc + 16 * (n * T + t + i), lanes[n][i]);
+        t += several;
+    };
+    while (T - t >= kTokensAtOnce) add_tokens.template operator()<kTokensAtOnce>();
+    while (T - t >= 4) add_tokens.template operator()<4>();
+    while (T - t >= 2) add_tokens.template operator()<2>();
+    if (T - t) add_tokens.template operator()<1>();
+}
+
 template <Type type>
 static void float_panels(const Matrix& matrix, const Rows& rows, int64_t first, int64_t last,
                          float* out, int64_t out_stride) {
@@ -376,6 +419,13 @@ static void float_panels(const Matrix& matrix, const Rows& rows, int64_t first, 
             const int64_t tokens = smaller(kTileTokens, T - t0);
             if (tokens == 1 && next - p == kPanelGroup) {
                 multiply_group_by_one<type>(group, rows.values + t0 * rows.stride, K, acc);
+            } else if (T > 1 && T <= kFewRows) {
+                float* sums = acc;
+                for (int64_t n = p - start; n < next - start; n += 2, sums += 2 * T * 16) {
+                    const bool is_pair = n + 1 < next - start;
+                    (is_pair ? multiply_float_few<type, 2> : multiply_float_few<type, 1>)(
+                        group, n, together, rows, sums);
+                }
             } else {
                 auto column = [&](int64_t n, int64_t k) ANSER_FORCED {
                     return float_column<type>(group, k, p - start + n, together);

@@ -4,6 +4,11 @@
 
 namespace anser {
 
+// With up to so many rows, as when texts are decoded, a pass takes as long as the memory's reads: then
+// what is read lies in long runs, and a product by columns gets its rows without the channels that are
+// zero in all of them (with more there are hardly any).
+constexpr int64_t kFewRows = 16;
+
 // The forms that a matrix may want of T rows of K values. Quantized matrices read codes, scales
 // and sums; float matrices read `values`. A block is 32 consecutive values of a row.
 struct Rows {

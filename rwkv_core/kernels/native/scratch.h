@@ -10,11 +10,6 @@
 
 namespace anser {
 
-// With up to so many rows, as when texts are decoded, a pass takes as long as the memory's reads: then
-// what is read lies in long runs, and a product by columns gets its rows without the channels that are
-// zero in all of them (with more there are hardly any).
-constexpr int64_t kFewRows = 16;
-
 // Activations in memory of their own, in all the forms of `Rows`.
 struct Activations {
     int64_t stride;
