@@ -48,7 +48,11 @@ PARAMETERS = st.sampled_from(sorted(PARAMETER_TYPES)).flatmap(
     lambda name: parameter_values(name).map(lambda value: Command("parameter", value, name))
 )
 OTHERS = st.one_of(
-    st.builds(Command, st.sampled_from(["template", "system", "license"]), texts()),
+    st.builds(
+        Command,
+        st.sampled_from(["template", "system", "license", "renderer", "parser", "draft"]),
+        texts(),
+    ),
     st.builds(Command, st.just("adapter"), texts(1)),
     st.builds(Command, st.just("message"), texts(), st.sampled_from(ROLES)),
     st.builds(Command, st.just("requires"), st.sampled_from(["0.14.0", "v1.2", "0.9.1-rc1"])),
@@ -116,14 +120,16 @@ def test_messages_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("FROM x\n\nFORM y\n", 3, "FORM"),
+        ("FROM x\n\nFORM y\n", 3, '(line 3): command must be one of "from", "license"'),
         ("PARAMETER temprature 1\nFROM x\n", 1, "temprature"),
         ("FROM x\nPARAMETER top_k 1.5\n", 2, "top_k must be a whole number, not '1.5'"),
         ("FROM x\nPARAMETER top_k 1_000\n", 2, "top_k"),
         ("FROM x\nPARAMETER top_p nan\n", 2, "top_p must be a number"),
         ("FROM x\nPARAMETER use_mmap maybe\n", 2, "true or false"),
         ("FROM x\nPARAMETER\n", 2, "PARAMETER needs a name"),
-        ("FROM x\nMESSAGE robot hi\n", 2, "robot"),
+        ("FROM x\nMESSAGE robot hi\n", 2, "message role must be one of"),
+        ("FROM x\nMESSAGE user\n", 2, "MESSAGE user has no value"),
+        ("FROM x\nPARAMETER stop \n", 2, "PARAMETER stop has no value"),
         ("FROM x\nREQUIRES soon\n", 2, "soon"),
         ("FROM x\nADAPTER\n", 2, "ADAPTER needs a file"),
         ('# one\nFROM x\nSYSTEM """never\nclosed"\nSYSTEM x\n', 3, "never closed"),
