@@ -47,6 +47,8 @@ def show_json(model: StoredModel, request: ShowRequest) -> Json:
         for tensor in facts.tensors
     ]
     answer["capabilities"] = model.capabilities
+    if model.config.get("requires"):
+        answer["requires"] = model.config["requires"]
     answer["modified_at"] = rfc3339(model.manifest.modified_ns)
     return answer
 

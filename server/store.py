@@ -44,6 +44,7 @@ _MAX_MANIFEST_BYTES = 4 << 20
 # Whoever has the lock keeps it for the time of a few small files.
 _LOCK_TIMEOUT_S = 60.0
 _LOCK_POLL_S = 0.01
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What file systems without such locks say.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -118,7 +119,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.root, os.O_RDONLY)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         try:
             while not _try_lock(descriptor):
@@ -196,7 +197,7 @@ class Store:
             yield
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -211,7 +212,7 @@ class Store:
             staged.path.chmod(0o644)  # mkstemp makes files that only the owner reads
             staged.path.replace(path)  # also where there is one, which heals a damaged blob
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         finally:
             staged.discard()
         return Blob(staged.digest, staged.size, is_new)
@@ -225,7 +226,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=folder)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         os.close(descriptor)
         return Path(name)
 
@@ -317,7 +318,7 @@ class Store:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise self.unwritable(error) from error
             for folder in path.parents[:3]:
                 try:
                     folder.rmdir()
@@ -342,7 +343,7 @@ class Store:
             temporary.replace(path)
             return path
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -356,10 +357,12 @@ class Store:
             self._warned.add(key)
             log.warning("skipping %s: %s", path, problem)
 
-    def _unwritable(self, error: OSError) -> StoreError:
+    def unwritable(self, error: OSError) -> StoreError:
+        """The error for the user, when the store cannot be written."""
+        remedy = "make room" if error.errno in _FULL else "make it writable"
         return StoreError(
             f"{self.root}: cannot write models there ({error.strerror}); "
-            "make it writable, or set OLLAMA_MODELS to another folder"
+            f"{remedy}, or set OLLAMA_MODELS to another folder"
         )
 
 
