@@ -49,7 +49,7 @@ def remove_unused_blobs(store: Store, digests: Iterable[str]) -> None:
         try:
             unused -= _named(store)
         except OSError as error:
-            log.warning("no blob is deleted, as %s: %s", error.filename, error.strerror)
+            log.warning("no blob is deleted, as a manifest cannot be read: %s", error)
             return
         for digest in unused:
             path = store.blob_path(f"sha256:{digest}")

@@ -74,6 +74,12 @@ def opened(server: RunningServer, name: str) -> StoredModel:
     return model
 
 
+def connected(server: RunningServer) -> socket.socket:
+    address = server.http.base_url
+    assert address.port is not None
+    return socket.create_connection((address.host, address.port))
+
+
 def create(server: RunningServer, **body: Any) -> list[str]:
     """The statuses of a create that goes well, without their digests."""
     lines = server.stream("/api/create", **body)
@@ -278,7 +284,11 @@ def test_a_client_that_goes_away_ends_the_work(
 
     def held(store: Store, name: ModelName, asked: CreateRequest, report: Report) -> None:
         def stay(status: str, num_done: int, num_total: int) -> None:
-            wait_until(lambda: report(status, num_done, num_total))
+            def is_over() -> bool:
+                report(status, num_done, num_total)  # raises when it is
+                return False
+
+            wait_until(is_over)
 
         try:
             create_from_request(store, name, asked, stay)
@@ -316,8 +326,7 @@ def test_a_blob_of_another_digest_is_refused(server: RunningServer) -> None:
 
 def test_a_client_that_goes_away_leaves_no_blob(server: RunningServer) -> None:
     before = files(server)
-    address = server.http.base_url
-    with socket.create_connection((address.host, address.port)) as connection:
+    with connected(server) as connection:
         head = f"POST /api/blobs/sha256:{'2' * 64} HTTP/1.1\r\nHost: localhost\r\n"
         connection.sendall(f"{head}Content-Length: 50000000\r\n\r\n".encode() + b"x" * 3_000_000)
         wait_until(lambda: len(files(server)) > len(before))
@@ -325,8 +334,7 @@ def test_a_client_that_goes_away_leaves_no_blob(server: RunningServer) -> None:
 
 
 def test_a_blob_that_does_not_fit_is_refused_at_once(server: RunningServer) -> None:
-    address = server.http.base_url
-    with socket.create_connection((address.host, address.port)) as connection:
+    with connected(server) as connection:
         head = f"POST /api/blobs/sha256:{'3' * 64} HTTP/1.1\r\nHost: localhost\r\n"
         connection.sendall(f"{head}Content-Length: {10**18}\r\n\r\n".encode())
         with connection.makefile("rb") as reader:
