@@ -57,8 +57,22 @@ class Client:
         models: list[Json] = self._call("GET", "/api/tags")["models"] or []
         return models
 
-    def show(self, model: str) -> Json:
-        return self._call("POST", "/api/show", {"model": model})
+    def running(self) -> list[Json]:
+        models: list[Json] = self._call("GET", "/api/ps")["models"] or []
+        return models
+
+    def show(self, model: str, *, verbose: bool = False) -> Json:
+        return self._call("POST", "/api/show", {"model": model, "verbose": verbose})
+
+    def copy(self, source: str, destination: str) -> None:
+        self._call("POST", "/api/copy", {"source": source, "destination": destination})
+
+    def delete(self, model: str) -> None:
+        self._call("DELETE", "/api/delete", {"model": model})
+
+    def unload(self, model: str) -> None:
+        """Takes a model out of memory: a request without a prompt that keeps it no longer."""
+        self._call("POST", "/api/generate", {"model": model, "keep_alive": 0})
 
     def load(self, request: Json) -> None:
         """Bring a model into memory: a chat request without messages."""
@@ -89,7 +103,7 @@ class Client:
             response = self._http.request(method, path, json=body)
         if response.status_code != httpx.codes.OK:
             raise _error_of(response)
-        result: Json = response.json()
+        result: Json = response.json() if response.content else {}
         return result
 
     @contextmanager

@@ -109,6 +109,23 @@ def test_parameters_have_the_types_of_the_api() -> None:
     assert isinstance(values["temperature"], float)
 
 
+def test_parameters_of_earlier_versions_change_nothing() -> None:
+    text = "FROM x\nPARAMETER mirostat 2\nPARAMETER low_vram maybe\nPARAMETER seed 1\n"
+    modelfile = parse_modelfile(text)
+    assert modelfile.parameters == {"seed": 1}
+    assert modelfile.deprecated == ["mirostat", "low_vram"]
+
+
+def test_commands_for_ollama_are_read() -> None:
+    text = 'FROM x\nRENDERER r\nparser "p"\nDRAFT ./d.gguf\n'
+    modelfile = parse_modelfile(text)
+    assert [(each.name, each.value) for each in modelfile.commands[1:]] == [
+        ("renderer", "r"),
+        ("parser", "p"),
+        ("draft", "./d.gguf"),
+    ]
+
+
 def test_messages_keep_their_order() -> None:
     text = 'FROM x\nMESSAGE user Hello\nMESSAGE assistant """Hi: there"""\n'
     assert parse_modelfile(text).messages == [
