@@ -11,6 +11,7 @@ from typing import Any
 from rwkv_core.checkpoint.recipes import Recipe, find_recipe
 from rwkv_core.errors import AnserError
 from server.demo_model import find_stored
+from server.local_files import local_path
 from server.modelfile import Modelfile, ModelfileError
 from server.store import Store
 from server.stored_model import StoredModel
@@ -84,17 +85,8 @@ def version_of(text: str) -> tuple[int, ...]:
     return (*numbers, 0, 0)[:3]
 
 
-def _local_path(source: str, folder: Path) -> Path | None:
-    """The file or folder that a line names; None when there is none of that name."""
-    try:
-        path = folder / Path(source).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # a name too long, no home, a null character
-        return None
-
-
 def _find_source(store: Store, source: str, folder: Path) -> Path | StoredModel:
-    found = _local_path(source, folder) or find_stored(store, source)
+    found = local_path(source, folder) or find_stored(store, source)
     if found is None:
         raise CreateError(
             f"FROM {source}: there is neither a file of that name in {folder.resolve()}, "
@@ -107,7 +99,7 @@ def _find_adapter(modelfile: Modelfile, folder: Path) -> Path | None:
     name = modelfile.last("adapter")
     if name is None:
         return None
-    path = _local_path(name, folder)
+    path = local_path(name, folder)
     if path is None:
         raise CreateError(f"ADAPTER {name}: there is no file of that name in {folder.resolve()}")
     return path

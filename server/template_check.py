@@ -4,4 +4,7 @@ from __future__ import annotations
 
 
 def check_template(text: str) -> None:
-    """Accepts every text: a template that cannot be used says so when it is."""
+    """Raises CreateError, as "template error: " and what is wrong, for a text that is no template.
+
+    Every text is accepted so far: one that cannot be used says so when it is.
+    """

@@ -46,7 +46,8 @@ Talks to the server at $OLLAMA_HOST; where none answers on this machine, one is 
 on a free port and ended with the chat. Its log is ~/.anser/logs/server.log.
 """
 _CREATE = """\
-Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models).
+Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models). Where
+$OLLAMA_HOST names another machine, its files are sent there, and the server there makes it.
 
 FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
 to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, TEMPLATE, MESSAGE

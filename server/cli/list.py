@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from server.cli.client import Client, Json
 from server.cli.human import human_age, human_bytes
-from server.cli.models import no_server
+from server.cli.models import is_this_machine, no_server
 from server.cli.moments import seconds_of
 from server.cli.table import print_table
 from server.go_text import rfc3339
@@ -55,7 +55,7 @@ def _rows(settings: Settings) -> Iterable[Row]:
         is_up = client.is_up()
     if is_up:
         return rows_of_server(settings.url)
-    if settings.listens_on_loopback or settings.host in ("0.0.0.0", "::"):
+    if is_this_machine(settings):
         return rows_of_store(Store(settings.models))
     raise no_server(settings.url)
 

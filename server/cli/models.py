@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from server.cli.client import Client, Json, is_loopback
+from server.cli.client import Client, Json
 from server.cli.errors import CommandError
 from server.settings import Settings
 from server.store import Store
@@ -56,13 +56,18 @@ class LocalModels:
         delete_model(self._store, model)
 
 
+def is_this_machine(settings: Settings) -> bool:
+    """Whether OLLAMA_HOST names this machine, so that its models folder is meant."""
+    return settings.listens_on_loopback or settings.host in ("0.0.0.0", "::")
+
+
 @contextmanager
 def models_of(settings: Settings) -> Iterator[Models]:
     """Raises CommandError when no server answers at an address that is elsewhere."""
     with Client(settings.url) as client:
         if client.is_up():
             yield client
-        elif is_loopback(settings.url):
+        elif is_this_machine(settings):
             yield LocalModels(Store(settings.models))
         else:
             raise no_server(settings.url)
