@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # As in Ollama: what was sent to /api/blobs has so long to become part of a model.
 _GRACE_S = 3600
 
+_PARTIAL = "sha256-*-partial*"
 _BLOB_NAME = re.compile("sha256-[0-9a-f]{64}")
 # Looked for in the bytes: so a manifest that is damaged, or of a later format, counts too.
 _DIGEST = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
@@ -62,13 +63,18 @@ def remove_unused_blobs(store: Store, digests: Iterable[str]) -> None:
 def remove_forgotten_blobs(store: Store, *, grace_s: float = _GRACE_S) -> None:
     """Deletes all blobs that no manifest names and that are older than an hour.
 
-    Downloads that are not complete have other names, and stay. Raises StoreError.
+    Downloads that are not complete have other names, and stay. While one of them grows, perhaps in
+    another process, nothing goes: what it has complete already has no manifest yet. Raises
+    StoreError.
     """
     oldest = time.time() - grace_s
     folder = store.root / "blobs"
     if not folder.is_dir():
         return
     with store.lock():
+        if any(not _is_older(path, oldest) for path in folder.glob(_PARTIAL)):
+            log.info("unused blobs stay, as a download seems to run")
+            return
         forgotten = [
             path.name
             for path in folder.iterdir()

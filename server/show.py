@@ -80,6 +80,9 @@ def _modelfile(model: StoredModel, system: str, parameters: Mapping[str, Any]) -
         commands.append(Command("template", model.template))
     if system:
         commands.append(Command("system", system))
+    for key in ("renderer", "parser"):
+        if isinstance(model.config.get(key), str) and model.config[key]:
+            commands.append(Command(key, model.config[key]))
     for key, value in _single_values(parameters):
         commands.append(
             Command("parameter", value if isinstance(value, str) else go_value(value), key)

@@ -110,6 +110,7 @@ def test_a_model_from_a_model_with_everything(server: RunningServer) -> None:
         messages=[{"role": "user", "content": "hi"}, {"role": "ASSISTANT", "content": "hello"}],
         license=["MIT", "Apache"],
         requires="0.4.0",
+        renderer="some",
     )
     assert statuses[0] == "using existing layer"
     assert set(statuses[1:-2]) == {"creating new layer"}
@@ -126,6 +127,7 @@ def test_a_model_from_a_model_with_everything(server: RunningServer) -> None:
     shown = server.answer("/api/show", model="mine:v1")
     assert shown["template"] == "{{ .Prompt }}"
     assert "TEMPLATE {{ .Prompt }}" in shown["modelfile"]
+    assert "RENDERER some\n" in shown["modelfile"]
     assert shown["requires"] == "0.4.0"
     assert shown["details"]["parent_model"] == f"{BASE}:latest"
     create(server, name="child", **{"from": "Mine:v1"}, license="BSD", parameters={"seed": 1})

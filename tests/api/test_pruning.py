@@ -115,6 +115,18 @@ def test_at_the_start_old_blobs_go_and_downloads_stay(store: Store) -> None:
     assert all(path.exists() for path in parts)
 
 
+def test_nothing_goes_while_a_download_grows(store: Store) -> None:
+    (old,) = add(store, "old")
+    os.utime(store.blob_path(old.digest), (0, 0))
+    partial = store.root / "blobs" / f"sha256-{'a' * 64}-partial"
+    partial.touch()
+    remove_forgotten_blobs(store)
+    assert has(store, old) == [True]
+    os.utime(partial, (0, 0))
+    remove_forgotten_blobs(store)
+    assert (has(store, old), partial.exists()) == ([False], True)
+
+
 @pytest.mark.parametrize("is_pruned", [True, False])
 def test_the_server_does_it_unless_it_is_told_not_to(tmp_path: Path, is_pruned: bool) -> None:
     store = Store(tmp_path / "models")
