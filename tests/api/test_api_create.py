@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -370,6 +371,34 @@ def test_a_full_disk_is_one_error(
         assert "No space left on device" in each.json()["error"]
         assert "make room" in each.json()["error"]
     assert files(server) == before
+
+
+def test_no_request_makes_the_server_fail(server: RunningServer) -> None:
+    """Values of every kind in every field: an answer of 200 or one with a reason, never a 500."""
+    absent, chance = "sha256:" + "0" * 64, random.Random(5)
+    odd: list[Any] = [
+        None, True, 0, -1, 1e308, "", "x", "a\x00b", "../..", "é" * 300, absent, [], ["x"], [[]],
+        {}, {"x": 1}, {"x": absent}, {"": ""}, {"a": {"b": [None]}}, [{"role": "user"}], "q8_0",
+        [{"role": "user", "content": "\ud800"}], {"stop": [1]}, {"seed": 1e400}, {"top_k": True},
+    ]  # fmt: skip
+    fields = [
+        "model", "from", "files", "adapters", "quantize", "template", "license", "system",
+        "parameters", "messages", "stream", "requires", "draft_files", "source", "destination",
+    ]  # fmt: skip
+    for _ in range(250):
+        body = {"model": "fuzz", "from": BASE, "source": BASE, "destination": "fuzz2"}
+        body |= {chance.choice(fields): chance.choice(odd) for _ in range(chance.randint(1, 3))}
+        data = json.dumps(body).replace("Infinity", "1e400")
+        for method, path in (
+            ("POST", "/api/create"), ("POST", "/api/copy"), ("DELETE", "/api/delete"),
+            ("POST", "/api/show"),
+        ):  # fmt: skip
+            answer = server.http.request(method, path, content=data)
+            assert answer.status_code in (200, 400, 404), (path, data, answer.text)
+            if answer.status_code != 200:
+                assert list(answer.json()) == ["error"], (path, data)
+    assert server.http.get("/api/tags").status_code == 200
+    assert opened(server, BASE)
 
 
 def test_the_official_client(server: RunningServer, tmp_path: Path, gguf: bytes) -> None:
