@@ -250,6 +250,26 @@ def test_a_model_is_replaced_and_its_blobs_go(server: RunningServer, gguf: bytes
     assert new.name.shortest == "new:latest"
 
 
+def test_a_running_reply_goes_on_when_its_model_is_replaced(
+    server: RunningServer, gguf: bytes
+) -> None:
+    create(server, model="busy", files={"x.gguf": upload(server, gguf)})
+    old = opened(server, "busy")
+    body = {"model": "busy", "prompt": "hi", "options": {"num_predict": 400}}
+    with server.http.stream("POST", "/api/generate", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        create(server, model="busy", **{"from": BASE}, system="New.")
+        assert not old.path.exists()
+        last = json.loads(list(lines)[-1])
+    assert (last["done_reason"], last["eval_count"]) == ("length", 400)
+    answer = server.answer("/api/generate", model="busy", prompt="x", options={"num_predict": 1})
+    assert answer["done"]
+    (loaded,) = server.context.manager.loaded()
+    assert loaded.stored.path == opened(server, BASE).path
+    assert loaded.stored.system == "New."
+
+
 def test_two_creates_of_one_name_at_once(server: RunningServer) -> None:
     answers: list[httpx.Response] = []
 

@@ -100,6 +100,25 @@ def test_quotes_run_over_lines_and_keep_what_is_inside() -> None:
     assert modelfile.last("license") == "a\nb"
 
 
+@pytest.mark.parametrize(
+    ("spelled", "value"),
+    [
+        ('""""""', ""),
+        ('""', ""),
+        ('"""quotes " and "" inside"""', 'quotes " and "" inside'),
+        ('it\'s "quoted" inside', 'it\'s "quoted" inside'),
+        ('"""\nfirst\n  "second"\n"""  ', '\nfirst\n  "second"\n'),
+        ('"  kept  "', "  kept  "),
+        ("  not kept  ", "not kept"),
+        ("# no comment", "# no comment"),
+        ("你好👋", "你好👋"),
+    ],
+)
+def test_spellings_of_values(spelled: str, value: str) -> None:
+    for end in ("", "\n", "\n\t\t\n# a comment\n"):
+        assert parse_modelfile(f"FROM x\nSYSTEM {spelled}{end}").last("system") == value
+
+
 def test_parameters_have_the_types_of_the_api() -> None:
     text = "FROM x\nPARAMETER temperature 1\nPARAMETER seed 7\nPARAMETER use_mmap T\n"
     text += 'PARAMETER stop "\n\nUser:"\nPARAMETER stop </s>\nPARAMETER seed 8\n'
