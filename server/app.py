@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,11 +19,14 @@ from server.demo_model import ensure_demo_model
 from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
-from server.routes import chat, generate, metrics, models, root, sessions
+from server.pruning import remove_forgotten_blobs
+from server.routes import chat, create, generate, manage, metrics, models, root, sessions
 from server.sessions.turns import Sessions
 from server.settings import Settings
-from server.store import Store
+from server.store import Store, StoreError
 from server.streaming import json_response
+
+log = logging.getLogger(__name__)
 
 # What Ollama's router says where it has no route.
 _ROUTER_WORDS = {404: "404 page not found", 405: "405 method not allowed"}
@@ -40,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(store.remove_leftovers)
+        await asyncio.to_thread(_tidy, store, settings)
         await asyncio.to_thread(ensure_demo_model, store)
         try:
             yield
@@ -50,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
     app.state.context = ServerContext(settings, store, manager, named_sessions)
-    for module in (root, models, generate, chat, sessions, metrics):
+    for module in (root, models, create, manage, generate, chat, sessions, metrics):
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
@@ -62,6 +66,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestLog)
     app.add_middleware(RequestCounter, metrics=manager.metrics)
     return app
+
+
+def _tidy(store: Store, settings: Settings) -> None:
+    """What nobody needs goes, before anyone asks for anything."""
+    store.remove_leftovers()
+    if settings.prunes_blobs:
+        try:
+            remove_forgotten_blobs(store)
+        except (StoreError, OSError) as error:
+            log.warning("unused blobs are not deleted: %s", error)
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from fastapi import Request
@@ -12,12 +12,16 @@ from starlette.requests import ClientDisconnect
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError, model_not_found
 from server.go_decode import GoModel, decode
 from server.go_json import parse_body
+from server.manifests import DamagedModelError
 from server.model_manager import ModelManager
 from server.names import ModelName
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
 from server.stored_model import ForeignModelError, StoredModel, open_model
+
+# Creates that run at once; more would only take the disk and the processors from each other.
+_MAX_CREATING = 2
 
 _Model = TypeVar("_Model", bound=GoModel)
 
@@ -30,6 +34,7 @@ class ServerContext:
     store: Store
     manager: ModelManager
     sessions: Sessions
+    creating: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CREATING))
 
     async def find_model(self, name: str) -> StoredModel:
         """The stored model that a client calls `name`.
@@ -45,6 +50,16 @@ class ServerContext:
         if model is None:
             raise model_not_found(name)
         return model
+
+    async def let_go_of(self, name: ModelName) -> None:
+        """To be called when `name` was deleted or is another model now: what is in memory for it
+        goes, when the replies that it is giving have ended.
+        """
+        try:
+            current = await asyncio.to_thread(open_model, self.store, name)
+        except (ForeignModelError, DamagedModelError):
+            current = None
+        self.manager.let_go_of(name, current)
 
 
 def context_of(request: Request) -> ServerContext:

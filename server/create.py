@@ -1,43 +1,45 @@
-"""Making a model in the store from a Modelfile: the work behind `anser create`."""
+"""Making a model in the store: the work behind `anser create` and `/api/create`."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
-from rwkv_core.checkpoint.recipes import Recipe, find_recipe
-from rwkv_core.errors import AnserError, CheckpointError
+from rwkv_core.checkpoint.recipes import Recipe
+from rwkv_core.errors import CheckpointError
 from rwkv_core.initial_state import encode_initial_state, read_initial_state
 from rwkv_core.loading import GGUF_MODEL_KEY, HUGGING_FACE_JSON_KEY, find_tokenizer
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
-from server.demo_model import find_stored
-from server.manifests import ADAPTER_TYPE, MODEL_TYPE, Manifest
-from server.modelfile import Modelfile, ModelfileError
+from server.manifests import ADAPTER_TYPE, MODEL_TYPE, Layer, Manifest
+from server.modelfile import Modelfile
 from server.names import ModelName
+from server.new_model import CreateError, NewModel, describe_modelfile, version_of
 from server.options import read_options
-from server.store import Blob, Store, StoreError
+from server.store import Blob, StagedBlob, Store, StoreError
 from server.stored_model import ModelParts, StoredModel, write_model
+from server.template_check import check_template
 from server.version import OLLAMA_VERSION
+
+__all__ = ["CreateError", "Progress", "create_model", "make_model", "model_title"]
 
 log = logging.getLogger(__name__)
 
-# (what is being done, bytes done, bytes of all; 0 of 0 where nothing can be measured)
+# (what is being done, bytes done, bytes of all; 0 of 0 where nothing is measured). It may raise,
+# which ends the work; nothing of it stays.
 Progress = Callable[[str, int, int], None]
 
 # Files with these names say nothing about the model in them; their folder's name does.
 _NAMELESS_FILE = re.compile(r"(pytorch_)?model([-.].*)?", re.IGNORECASE)
-
-
-class CreateError(AnserError):
-    """A Modelfile that is well written but asks for what cannot be made."""
 
 
 def create_model(
@@ -50,124 +52,109 @@ def create_model(
     quantize: str | None = None,
     warn: Callable[[str], None] = log.warning,
 ) -> Manifest:
-    """Registers `name` as `modelfile` describes it; relative files in it are relative to `folder`.
+    """`make_model` of what a Modelfile describes (`describe_modelfile`). Raises what both do."""
+    for key in modelfile.deprecated:
+        warn(f"parameter {key} is deprecated")
+    new = describe_modelfile(store, modelfile, folder, quantize)
+    return make_model(store, name, new, progress, warn=warn)
 
-    `quantize` names one of `rwkv_core.checkpoint.recipes.RECIPES`; a model that is of that type
-    already is taken as it is. `warn` gets one line where the result may be less than was hoped for.
-    Nothing is registered and nothing stays behind when it fails or is interrupted. Raises
-    ModelfileError, OptionError or CreateError for what cannot be made, CheckpointError and
-    TokenizerError for a file that is no usable RWKV-7 model, StoreError for a store that cannot be
-    written.
+
+def make_model(
+    store: Store,
+    name: ModelName,
+    new: NewModel,
+    progress: Progress,
+    *,
+    warn: Callable[[str], None] = log.warning,
+) -> Manifest:
+    """Registers `name` as `new` describes it, replacing a model of that name when all is done.
+
+    A model that is of the wanted type already is taken as it is. `warn` gets one line where the
+    result may be less than was hoped for; what `progress` is told are Ollama's words. Nothing is
+    registered and nothing stays behind when it fails or is interrupted. Raises OptionError,
+    ApiError (400) or CreateError for what cannot be made, CheckpointError and TokenizerError for a
+    file that is no usable RWKV-7 model, StoreError for a store that cannot be written.
     """
-    recipe = find_recipe(quantize) if quantize is not None else None
-    _check_supported(modelfile)
-    read_options(modelfile.parameters, {})
-    work = _Work(store, recipe, progress, warn)
-    parent = None
-    path = _local_path(modelfile.source, folder)
-    if path is None:
-        parent = _find_parent(store, modelfile.source, folder)
-        path = parent.path
-    # Before the weights, which take longer: it may be another model's.
-    adapter_file = _read_adapter(modelfile, folder, path)
-    if parent is not None:
-        blob, source, title = work.take_model(parent), parent.name.shortest, parent.title
-    else:
-        blob, source, title = work.import_file(path), "", model_title(path)
-    new_blobs = [blob]
+    read_options(new.parameters or {}, {})
+    if new.template:
+        check_template(new.template)
+    if new.requires and version_of(new.requires) > version_of(OLLAMA_VERSION):
+        raise CreateError(f"REQUIRES Ollama {new.requires}; Anser does what {OLLAMA_VERSION} does")
+    work = _Work(store, new.recipe, progress, warn)
+    parent = new.source if isinstance(new.source, StoredModel) else None
+    path = parent.path if parent else new.source
+    assert isinstance(path, Path)  # one or the other
+    staged: list[Blob | StagedBlob] = []
     try:
-        parts = _parts(modelfile, parent)
-        if adapter_file is not None:
-            adapter = store.add_blob(adapter_file)
-            new_blobs.append(adapter)
-            parts = replace(parts, adapter=adapter.as_layer(ADAPTER_TYPE))
-        progress("writing the manifest", 0, 0)
-        return write_model(store, name, blob, parts, source=source, title=title)
-    except BaseException:
-        for each in new_blobs:
-            if each.is_new:
-                store.blob_path(each.digest).unlink(missing_ok=True)
-        raise
+        # Before the weights, which take longer: it may be another model's.
+        adapter = None
+        if new.adapter is not None:
+            progress("converting adapter", 0, 0)
+            adapter = store.stage(_read_adapter(new.adapter, path))
+            staged.append(adapter)
+        blob = work.take_model(parent) if parent else work.import_file(path)
+        staged.append(blob)
+        return write_model(
+            store,
+            name,
+            blob,
+            _parts(new, parent, adapter),
+            source=parent.name.shortest if parent else "",
+            title=parent.title if parent else model_title(path),
+            report=lambda status: progress(status, 0, 0),
+        )
+    finally:
+        _discard(staged)
 
 
-def _check_supported(modelfile: Modelfile) -> None:
-    reasons = {
-        "template": "TEMPLATE is not supported yet (configs/prompts holds the prompts of "
-        "RWKV-7 models); leave the line out",
-    }
-    for command in modelfile.commands:
-        if command.name in reasons:
-            raise ModelfileError(reasons[command.name], command.line)
-        if command.name == "requires" and _version(command.value) > _version(OLLAMA_VERSION):
-            problem = f"REQUIRES Ollama {command.value}; Anser does what {OLLAMA_VERSION} does"
-            raise ModelfileError(problem, command.line)
-    adapters = list(modelfile.all("adapter"))
-    if len(adapters) > 1:
-        problem = "a second ADAPTER; a model has one initial state"
-        raise ModelfileError(problem, adapters[1].line)
+def _discard(blobs: Iterable[Blob | StagedBlob]) -> None:
+    for each in blobs:
+        if isinstance(each, StagedBlob):
+            each.discard()
 
 
-def _version(text: str) -> tuple[int, ...]:
-    numbers = [int(each) for each in re.findall(r"\d+", re.split("[-+]", text)[0])]
-    return (*numbers, 0, 0)[:3]
-
-
-def _local_path(source: str, folder: Path) -> Path | None:
-    """The file or folder that FROM names; None when there is none of that name."""
-    try:
-        path = folder / Path(source).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # a name too long, no home, a null character
-        return None
-
-
-def _read_adapter(modelfile: Modelfile, folder: Path, model: Path) -> bytes | None:
-    """The tuned initial state that ADAPTER names, as the store keeps it; None without the line.
-
-    Raises CreateError when there is no such file, CheckpointError when it is none for `model`.
+def _read_adapter(adapter: Path, model: Path) -> bytes:
+    """A tuned initial state as the store keeps it. Raises CheckpointError if it is none for
+    `model`.
     """
-    name = modelfile.last("adapter")
-    if name is None:
-        return None
-    path = _local_path(name, folder)
-    if path is None:
-        raise CreateError(f"ADAPTER {name}: there is no file of that name in {folder.resolve()}")
     with closing(open_checkpoint(model)) as checkpoint:
         config = read_config(checkpoint)
-    return encode_initial_state(read_initial_state(path, config))
+    return encode_initial_state(read_initial_state(adapter, config))
 
 
-def _find_parent(store: Store, source: str, folder: Path) -> StoredModel:
-    """The model that FROM names. Raises CreateError when there is none."""
-    model = find_stored(store, source)
-    if model is None:
-        raise CreateError(
-            f"FROM {source}: there is neither a file of that name in {folder.resolve()}, "
-            "nor a model in `anser list`"
-        )
-    return model
-
-
-def _parts(modelfile: Modelfile, parent: StoredModel | None) -> ModelParts:
-    """The Modelfile's parts over those of the model that it is made from, merged as Ollama does."""
-    system, messages = modelfile.last("system"), tuple(modelfile.messages)
-    licenses = tuple(each.value for each in modelfile.all("license") if each.value)
+def _parts(new: NewModel, parent: StoredModel | None, adapter: StagedBlob | None) -> ModelParts:
+    """The new parts over those of the model that it is made from, merged as Ollama does."""
+    own = {key: value for key, value in (new.parameters or {}).items() if value is not None}
     if parent is None:
         return ModelParts(
-            system=system or "",
-            parameters=modelfile.parameters,
-            messages=messages,
-            licenses=licenses,
+            adapter=adapter,
+            system=new.system,
+            template=new.template,
+            parameters=own,
+            messages=new.messages,
+            licenses=new.licenses,
+            requires=new.requires,
+            renderer=new.renderer,
+            parser=new.parser,
         )
-    old = tuple({"role": each.role, "content": each.content} for each in parent.messages)
+    old_adapter: Layer | None = parent.manifest.layer(ADAPTER_TYPE)
+    old_messages = tuple({"role": each.role, "content": each.content} for each in parent.messages)
     return ModelParts(
-        adapter=parent.manifest.layer(ADAPTER_TYPE),
-        system=system or parent.system,
-        template=parent.template,
-        parameters={**parent.parameters, **modelfile.parameters},
-        messages=messages or old,
-        licenses=(*parent.licenses, *licenses),
+        adapter=adapter or old_adapter,
+        system=new.system or parent.system,
+        template=new.template or parent.template,
+        parameters={**parent.parameters, **own},
+        messages=new.messages or old_messages,
+        licenses=(*parent.licenses, *new.licenses),
+        requires=new.requires or _word(parent.config, "requires"),
+        renderer=new.renderer or _word(parent.config, "renderer"),
+        parser=new.parser or _word(parent.config, "parser"),
     )
+
+
+def _word(config: Mapping[str, Any], key: str) -> str:
+    value = config.get(key)
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -179,25 +166,26 @@ class _Work:
     progress: Progress
     warn: Callable[[str], None]
 
-    def take_model(self, parent: StoredModel) -> Blob:
+    def take_model(self, parent: StoredModel) -> Blob | StagedBlob:
         """The blob of a stored model, or a new one with its weights quantized."""
         layer = parent.manifest.layer(MODEL_TYPE)
         assert layer is not None  # every stored model has one
         if self.recipe is None:
             return Blob(layer.digest, layer.size, is_new=False)
         label = parent.name.shortest
-        self.progress(f"reading {label}", 0, 0)
         with closing(open_checkpoint(parent.path)) as checkpoint:
             if self._is_done(checkpoint):
                 return Blob(layer.digest, layer.size, is_new=False)
             tokenizer = find_tokenizer(checkpoint, read_config(checkpoint))
             return self._convert(checkpoint, tokenizer, label, parent.title or label)
 
-    def import_file(self, path: Path) -> Blob:
-        """Checks the model at `path` by its header, then stores it as a GGUF blob."""
-        label = path.name or str(path)
-        self.progress(f"reading {label}", 0, 0)
+    def import_file(self, path: Path) -> Blob | StagedBlob:
+        """Checks the model at `path` by its header, then makes a GGUF blob of it, or takes the one
+        that it is.
+        """
         with closing(open_checkpoint(path)) as checkpoint:
+            if checkpoint.format == "gguf":
+                self.progress("parsing GGUF", 0, 0)
             tokenizer = find_tokenizer(checkpoint, read_config(checkpoint))
             if checkpoint.format == "gguf" and (self.recipe is None or self._is_done(checkpoint)):
                 _check_vocabulary(checkpoint, tokenizer)
@@ -210,22 +198,26 @@ class _Work:
         wanted = self.recipe.file_type if self.recipe else None
         return checkpoint.metadata.get("general.file_type") == wanted
 
-    def _copy(self, path: Path) -> Blob:
+    def _copy(self, path: Path) -> Blob | StagedBlob:
+        blob = self.store.blob_at(path)
+        if blob is not None:
+            return blob
         size = path.stat().st_size
 
         def report(num_done: int) -> None:
             self.progress(f"copying {path.name}", num_done, size)
 
-        return self.store.add_blob(path, progress=report)
+        return self.store.stage(path, progress=report)
 
     def _convert(
         self, checkpoint: Checkpoint, tokenizer: Tokenizer, label: str, title: str
-    ) -> Blob:
+    ) -> StagedBlob:
         """`label` is shown; `title` becomes the file's name for itself, if it has none."""
-        stage = f"converting {label} to GGUF"
+        stage = "converting model"
         if self.recipe is not None:
-            stage = f"quantizing {label} to {self.recipe.name.upper()}"
-            self._warn_of_quantized(checkpoint, label)
+            types = _types(checkpoint)
+            stage = f"quantizing {types[0]} model to {self.recipe.name.upper()}"
+            self._warn_of_quantized(types, label)
 
         def report(num_done: int, num_total: int) -> None:
             self.progress(stage, num_done, num_total)
@@ -241,26 +233,36 @@ class _Work:
                 quantize=self.recipe.name if self.recipe else None,
                 progress=report,
             )
-            self.progress("hashing", 0, 0)
-            return self.store.adopt(temporary)
         except CheckpointError as error:
+            temporary.unlink(missing_ok=True)
             if Path(error.path) != temporary:
                 raise
             raise StoreError(f"{self.store.root}: {error.problem}") from error
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
+        size = temporary.stat().st_size
 
-    def _warn_of_quantized(self, checkpoint: Checkpoint, label: str) -> None:
-        num_bytes = Counter[str]()
-        for info in checkpoint.tensors.values():
-            if LAYOUTS[info.type_name].is_quantized:
-                num_bytes[info.type_name] += info.nbytes
-        if num_bytes:
-            kind = num_bytes.most_common(1)[0][0]
+        def verify(num_done: int) -> None:
+            self.progress("verifying conversion", num_done, size)
+
+        return self.store.stage_file(temporary, progress=verify)
+
+    def _warn_of_quantized(self, types: Sequence[str], label: str) -> None:
+        quantized = [each for each in types if LAYOUTS[each].is_quantized]
+        if quantized:
             self.warn(
-                f"{label} is quantized already ({kind}) and loses a little more now; "
+                f"{label} is quantized already ({quantized[0]}) and loses a little more now; "
                 "the original file would give a better model"
             )
+
+
+def _types(checkpoint: Checkpoint) -> list[str]:
+    """The types of its tensors, the one that most bytes have first."""
+    num_bytes = Counter[str]()
+    for info in checkpoint.tensors.values():
+        num_bytes[info.type_name] += info.nbytes
+    return [name for name, _ in num_bytes.most_common()]
 
 
 def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
@@ -277,7 +279,7 @@ def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
 
 def model_title(path: Path) -> str:
     """What a file's name says about its model: the prompt format is chosen by it."""
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # not resolved: a link's name says more than a blob's
     if path.is_dir():
         return path.name
     return path.parent.name if _NAMELESS_FILE.fullmatch(path.stem) else path.stem

@@ -16,6 +16,7 @@ from server.durations import FOREVER_NS
 from server.metrics import ServerMetrics, note_model
 from server.model_loading import LoadedModel, ModelLoader, model_key
 from server.model_slots import ModelSlots
+from server.names import ModelName
 from server.settings import Settings
 from server.stored_model import StoredModel
 
@@ -82,6 +83,17 @@ class ModelManager:
         if loaded:
             loaded.keep_alive_ns = 0
             self._slots.unload_idle(key)
+
+    def let_go_of(self, name: ModelName, current: StoredModel | None) -> None:
+        """Unloads what was loaded as `name` and is not `current`, what it is now (None: deleted),
+        and every model whose files are gone; in use, it goes when its requests are done.
+        """
+        for loaded in self.loaded():
+            stored = loaded.stored
+            is_other = current is None or model_key(current) != model_key(stored)
+            is_gone = not stored.path.is_file() or (stored.adapter and not stored.adapter.is_file())
+            if is_gone or (stored.name.key == name.key and is_other):
+                self.unload(stored)
 
     async def close(self) -> None:
         """Stops every engine; requests in flight end with an error. States that wait to be written

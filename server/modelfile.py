@@ -19,7 +19,8 @@ from rwkv_core.errors import AnserError
 ParameterValue = bool | int | float | str | list[str]
 
 COMMANDS = (
-    "from", "parameter", "template", "system", "adapter", "license", "message", "requires",
+    "from", "license", "template", "system", "adapter", "draft", "renderer", "parser", "parameter",
+    "message", "requires",
 )  # fmt: skip
 ROLES = ("system", "user", "assistant")
 
@@ -48,6 +49,12 @@ PARAMETER_TYPES: Mapping[str, type] = {
     "draft_num_predict": int,
 }
 
+# Of earlier versions of Ollama: lines that say them are read, and change nothing.
+DEPRECATED_PARAMETERS = frozenset({
+    "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "mirostat",
+    "mirostat_tau", "mirostat_eta",
+})  # fmt: skip
+
 # Words that Go's strconv.ParseBool takes, as Ollama does.
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -55,11 +62,19 @@ _VERSION = re.compile(r"v?\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?")
 _BLANKS = " \t"
 
 
+# In Ollama's words, which its users look for.
+_UNKNOWN_COMMAND = (
+    'command must be one of "from", "license", "template", "system", "adapter", "draft", '
+    '"renderer", "parser", "parameter", "message", or "requires"'
+)
+_WRONG_ROLE = 'message role must be one of "system", "user", or "assistant"'
+
+
 class ModelfileError(AnserError):
     """A Modelfile that cannot be read; `line` is 1-based, 0 when the fault has no line."""
 
     def __init__(self, problem: str, line: int = 0) -> None:
-        super().__init__(f"line {line}: {problem}" if line else problem)
+        super().__init__(f"(line {line}): {problem}" if line else problem)
         self.line = line
 
 
@@ -103,6 +118,12 @@ class Modelfile:
         return value
 
     @property
+    def deprecated(self) -> list[str]:
+        """Names of parameters that are read and change nothing."""
+        keys = dict.fromkeys(each.key for each in self.all("parameter"))
+        return [key for key in keys if key in DEPRECATED_PARAMETERS]
+
+    @property
     def messages(self) -> list[dict[str, str]]:
         return [{"role": each.key, "content": each.value} for each in self.all("message")]
 
@@ -111,6 +132,8 @@ class Modelfile:
         """Typed parameters; `stop` lines add up, any other repeated name takes its last value."""
         result: dict[str, ParameterValue] = {}
         for each in self.all("parameter"):
+            if each.key in DEPRECATED_PARAMETERS:
+                continue
             value = _typed(each)
             earlier = result.get(each.key)
             if isinstance(value, list) and isinstance(earlier, list):
@@ -176,8 +199,10 @@ def _read_commands(lines: Sequence[str]) -> Iterator[Command]:
         key = ""
         if name.lower() in ("parameter", "message"):
             key, rest = _first_word(rest)
+            if key and not rest.strip(_BLANKS):
+                raise ModelfileError(f"{name.upper()} {key} has no value", start)
         value, number = _read_value(rest, lines, number, start)
-        yield _checked(Command(name.lower(), value, key, start), name)
+        yield _checked(Command(name.lower(), value, key, start))
 
 
 def _read_value(first: str, lines: Sequence[str], number: int, start: int) -> tuple[str, int]:
@@ -192,20 +217,19 @@ def _read_value(first: str, lines: Sequence[str], number: int, start: int) -> tu
     return value, number
 
 
-def _checked(command: Command, word: str) -> Command:
+def _checked(command: Command) -> Command:
     """`command`, or the error that a reader of its line understands."""
     if command.name not in COMMANDS:
-        known = ", ".join(each.upper() for each in COMMANDS)
-        raise ModelfileError(f"unknown command '{word}'; the commands are {known}", command.line)
+        raise ModelfileError(_UNKNOWN_COMMAND, command.line)
     if command.name == "parameter":
         if not command.key:
             raise ModelfileError("PARAMETER needs a name and a value", command.line)
-        _typed(command)
+        if command.key not in DEPRECATED_PARAMETERS:
+            _typed(command)
     elif command.name == "message" and command.key not in ROLES:
-        problem = f"MESSAGE begins with a role ({', '.join(ROLES)}), not '{command.key}'"
-        raise ModelfileError(problem, command.line)
+        raise ModelfileError(_WRONG_ROLE, command.line)
     elif command.name == "requires" and not _VERSION.fullmatch(command.value):
-        problem = f"REQUIRES needs a version such as 0.14.0, not '{command.value}'"
+        problem = f"requires must be a valid semver (e.g. 0.14.0), not '{command.value}'"
         raise ModelfileError(problem, command.line)
     elif command.name in ("from", "adapter") and not command.value:
         raise ModelfileError(f"{command.name.upper()} needs a file", command.line)

@@ -69,6 +69,7 @@ class Settings:
     states_memory: int | None = None
     states_disk: int | None = None
     is_debug: bool = False
+    prunes_blobs: bool = True  # at the start, those that no model has
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -94,6 +95,7 @@ class Settings:
             states_memory=_read_size("ANSER_STATES_MEMORY", variables),
             states_disk=_read_size("ANSER_STATES_DISK", variables),
             is_debug=_read_debug(variables.get("OLLAMA_DEBUG")),
+            prunes_blobs=not _read_flag("OLLAMA_NOPRUNE", variables),
         )
 
     @property
@@ -210,6 +212,15 @@ def _read_size(name: str, variables: _Variables) -> int | None:
     if value and not match:
         raise SettingsError(f'{name}="{value}": write a size as 500MB or 2GB')
     return int(match[1]) * _BYTES[match[2].upper()] if match else None
+
+
+def _read_flag(name: str, variables: _Variables) -> bool:
+    word = variables.get(name).lower()
+    if word in ("", "0", "f", "false"):
+        return False
+    if word in ("1", "t", "true"):
+        return True
+    raise SettingsError(f'{name}="{word}": must be 0 or 1')
 
 
 def _read_debug(value: str) -> bool:

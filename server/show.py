@@ -47,6 +47,8 @@ def show_json(model: StoredModel, request: ShowRequest) -> Json:
         for tensor in facts.tensors
     ]
     answer["capabilities"] = model.capabilities
+    if model.config.get("requires"):
+        answer["requires"] = model.config["requires"]
     answer["modified_at"] = rfc3339(model.manifest.modified_ns)
     return answer
 
@@ -78,6 +80,9 @@ def _modelfile(model: StoredModel, system: str, parameters: Mapping[str, Any]) -
         commands.append(Command("template", model.template))
     if system:
         commands.append(Command("system", system))
+    for key in ("renderer", "parser"):
+        if isinstance(model.config.get(key), str) and model.config[key]:
+            commands.append(Command(key, model.config[key]))
     for key, value in _single_values(parameters):
         commands.append(
             Command("parameter", value if isinstance(value, str) else go_value(value), key)

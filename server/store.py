@@ -1,17 +1,23 @@
 """Models on disk, in Ollama's layout: `blobs/sha256-HEX` and `manifests/HOST/NAMESPACE/MODEL/TAG`.
 
 Every file appears under its final name complete or not at all. A store written by Ollama is read
-as it is.
+as it is. What new models are made of waits in temporary files until they are registered; then the
+blobs get their names and the manifest is written under one lock, which those who delete blobs take
+too.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -35,9 +41,23 @@ _COPY_BYTES = 1 << 20
 # A real manifest has at most a few kilobytes; more is not read.
 _MAX_MANIFEST_BYTES = 4 << 20
 
+# Whoever has the lock keeps it for the time of a few small files.
+_LOCK_TIMEOUT_S = 60.0
+_LOCK_POLL_S = 0.01
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What file systems without such locks say.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
 
 class StoreError(AnserError):
     """The store cannot be written, or was given a blob that is not what it should be."""
+
+
+class DigestMismatchError(StoreError):
+    """A blob's content has another digest than was said; the message is Ollama's."""
+
+    def __init__(self, expected: str, digest: str) -> None:
+        super().__init__(f'digest mismatch, expected "{expected}", got "{digest}"')
 
 
 @dataclass(frozen=True)
@@ -52,12 +72,64 @@ class Blob:
         return Layer(media_type, self.digest, self.size, source)
 
 
+@dataclass(frozen=True)
+class StagedBlob:
+    """A complete file that is no blob yet: `Store.place` makes it one, `discard` deletes it."""
+
+    digest: str
+    size: int
+    path: Path
+
+    def discard(self) -> None:
+        """Nothing happens when it has become a blob."""
+        self.path.unlink(missing_ok=True)
+
+
 class Store:
     """A folder of models. Safe to use from several threads and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._warned: set[tuple[str, int]] = set()
+        self._guard = threading.RLock()
+        self._lock_depth = 0  # of the thread that has `_guard`
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps everyone else, also other processes, from writing manifests and deleting blobs.
+
+        For a short time only: it is for registering what is complete. A thread that has it may take
+        it again. It is an flock of the store's folder, so a process that dies lets go of it. Raises
+        StoreError when others keep it for a minute, or the folder cannot be made.
+        """
+        with self._guard:
+            if self._lock_depth:
+                yield
+                return
+            descriptor = self._locked_folder()
+            self._lock_depth += 1
+            try:
+                yield
+            finally:
+                self._lock_depth -= 1
+                os.close(descriptor)
+
+    def _locked_folder(self) -> int:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root, os.O_RDONLY)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        try:
+            while not _try_lock(descriptor):
+                if time.monotonic() > deadline:
+                    raise StoreError(f"{self.root}: another process keeps it locked; try again")
+                time.sleep(_LOCK_POLL_S)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     # Blobs
 
@@ -71,6 +143,16 @@ class Store:
     def has_blob(self, digest: str) -> bool:
         return self.blob_path(digest).is_file()
 
+    def blob_at(self, path: Path) -> Blob | None:
+        """The blob that a path, or the link there, leads to; None if it leads elsewhere."""
+        file = path.resolve()
+        try:
+            digest = f"sha256:{digest_hex(file.name)}"
+        except DamagedModelError:
+            return None
+        is_blob = file == self.blob_path(digest).resolve() and file.is_file()
+        return Blob(digest, file.stat().st_size, is_new=False) if is_blob else None
+
     def add_blob(
         self,
         source: BinaryIO | bytes | Path,
@@ -82,49 +164,75 @@ class Store:
 
         Raises StoreError when the store cannot be written, or the digest is not the expected one.
         """
+        staged = self.stage(source, progress=progress)
+        try:
+            return self.place(staged, expected_digest=expected_digest)
+        finally:
+            staged.discard()
+
+    def stage(
+        self, source: BinaryIO | bytes | Path, *, progress: Callable[[int], None] | None = None
+    ) -> StagedBlob:
+        """Copies `source` onto the store's disk. Raises StoreError, and leaves nothing then."""
         if isinstance(source, Path):
             with source.open("rb") as file:
-                return self.add_blob(file, expected_digest=expected_digest, progress=progress)
+                return self.stage(file, progress=progress)
         temporary = self.temporary_file()
+        with self._deleted_on_failure(temporary), temporary.open("wb") as file:
+            return _stage(temporary, file, _written(_pieces(source), file), progress)
+
+    def stage_file(
+        self, temporary: Path, *, progress: Callable[[int], None] | None = None
+    ) -> StagedBlob:
+        """A complete file from `temporary_file`; `progress` is called while its digest is made.
+
+        Raises StoreError. Whatever it fails with, the file is deleted.
+        """
+        with self._deleted_on_failure(temporary), temporary.open("rb+") as file:
+            return _stage(temporary, file, _pieces(file), progress)
+
+    @contextmanager
+    def _deleted_on_failure(self, temporary: Path) -> Iterator[None]:
         try:
-            with temporary.open("wb") as target:
-                for done in _copy(source, target):
-                    if progress:
-                        progress(done)
-            return self.adopt(temporary, expected_digest=expected_digest)
+            yield
         except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
             temporary.unlink(missing_ok=True)
+            raise self.unwritable(error) from error
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def place(self, staged: StagedBlob, *, expected_digest: str | None = None) -> Blob:
+        """Makes a staged file a blob. Raises StoreError, and the file is deleted then."""
+        try:
+            if expected_digest and digest_hex(expected_digest) != digest_hex(staged.digest):
+                raise DigestMismatchError(expected_digest, staged.digest)
+            path = self.blob_path(staged.digest)
+            is_new = not path.is_file()
+            staged.path.chmod(0o644)  # mkstemp makes files that only the owner reads
+            staged.path.replace(path)  # also where there is one, which heals a damaged blob
+        except OSError as error:
+            raise self.unwritable(error) from error
+        finally:
+            staged.discard()
+        return Blob(staged.digest, staged.size, is_new)
 
     def temporary_file(self) -> Path:
-        """A new empty file on the store's disk, to be filled and given to `adopt`, or deleted."""
+        """A new empty file on the store's disk: filled and given to `adopt` or `stage_file`, or
+        deleted.
+        """
         try:
             folder = self.root / "blobs"
             folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=folder)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         os.close(descriptor)
         return Path(name)
 
     def adopt(self, temporary: Path, *, expected_digest: str | None = None) -> Blob:
         """Makes a complete file from `temporary_file` a blob; the file is gone afterwards."""
-        try:
-            with temporary.open("rb+") as file:
-                digest = f"sha256:{_sha256(file)}"
-                os.fsync(file.fileno())
-            if expected_digest and digest_hex(expected_digest) != digest_hex(digest):
-                raise StoreError(f'digest mismatch, expected "{expected_digest}", got "{digest}"')
-            path, size = self.blob_path(digest), temporary.stat().st_size
-            is_new = not path.is_file()
-            temporary.chmod(0o644)  # mkstemp makes files that only the owner reads
-            temporary.replace(path)  # also where there is one, which heals a damaged blob
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        return Blob(digest, size, is_new)
+        return self.place(self.stage_file(temporary), expected_digest=expected_digest)
 
     def remove_leftovers(self) -> None:
         """Deletes temporary files that a killed process left behind more than a day ago."""
@@ -175,10 +283,55 @@ class Store:
             raise DamagedModelError(f"cannot be read: {error.strerror}") from error
 
     def write_manifest(self, name: ModelName, config: Layer, layers: tuple[Layer, ...]) -> Manifest:
-        """Registers a model under `name`, replacing one of that name in any case."""
-        name = self.canonical_name(name) or name
+        """Registers a model under `name`, replacing one of that name in any case.
+
+        Raises StoreError when the store cannot be written, or one of the blobs is gone because a
+        model that had it too was deleted meanwhile.
+        """
+        with self.lock():
+            for layer in (config, *layers):
+                if not self.has_blob(layer.digest):
+                    raise StoreError(
+                        f"{name.shortest}: its blob {layer.digest} was deleted meanwhile; try again"
+                    )
+            return self._register(name, format_manifest(config, layers))
+
+    def copy_manifest(self, source: ModelName, name: ModelName) -> bool:
+        """Registers under `name` what is stored under exactly `source`, byte for byte.
+
+        False if there is no such model. Raises StoreError.
+        """
+        with self.lock():
+            try:
+                data = self.manifest_path(source).read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return False
+            except OSError as error:
+                raise StoreError(f"{source.shortest}: cannot be read: {error.strerror}") from error
+            self._write(name, data)
+            return True
+
+    def remove_manifest(self, name: ModelName) -> None:
+        """Takes away exactly this name, and the folders that it leaves empty. Raises StoreError."""
         path = self.manifest_path(name)
-        data = format_manifest(config, layers)
+        with self.lock():
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise self.unwritable(error) from error
+            for folder in path.parents[:3]:
+                try:
+                    folder.rmdir()
+                except OSError:  # most often because others are in it
+                    return
+
+    def _register(self, name: ModelName, data: bytes) -> Manifest:
+        path = self._write(name, data)
+        return parse_manifest(data, path.stat().st_mtime_ns)
+
+    def _write(self, name: ModelName, data: bytes) -> Path:
+        """The manifest's file, under the name in the case that is stored."""
+        path = self.manifest_path(self.canonical_name(name) or name)
         temporary = self.temporary_file()
         try:
             with temporary.open("wb") as file:
@@ -188,9 +341,9 @@ class Store:
             temporary.chmod(0o644)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(path)
-            return parse_manifest(data, path.stat().st_mtime_ns)
+            return path
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -204,28 +357,52 @@ class Store:
             self._warned.add(key)
             log.warning("skipping %s: %s", path, problem)
 
-    def _unwritable(self, error: OSError) -> StoreError:
+    def unwritable(self, error: OSError) -> StoreError:
+        """The error for the user, when the store cannot be written."""
+        remedy = "make room" if error.errno in _FULL else "make it writable"
         return StoreError(
             f"{self.root}: cannot write models there ({error.strerror}); "
-            "make it writable, or set OLLAMA_MODELS to another folder"
+            f"{remedy}, or set OLLAMA_MODELS to another folder"
         )
 
 
-def _copy(source: BinaryIO | bytes, target: BinaryIO) -> Iterator[int]:
-    """Yields the bytes copied so far."""
+def _pieces(source: BinaryIO | bytes) -> Iterator[bytes]:
     if isinstance(source, bytes):
-        target.write(source)
-        yield len(source)
+        yield source
         return
-    done = 0
     while data := source.read(_COPY_BYTES):
+        yield data
+
+
+def _written(pieces: Iterator[bytes], target: BinaryIO) -> Iterator[bytes]:
+    for data in pieces:
         target.write(data)
-        done += len(data)
-        yield done
+        yield data
 
 
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(_COPY_BYTES):
-        digest.update(data)
-    return digest.hexdigest()
+def _stage(
+    path: Path, file: BinaryIO, pieces: Iterator[bytes], progress: Callable[[int], None] | None
+) -> StagedBlob:
+    """The blob that `pieces` are; they are in `file`, which is at `path`, when they have come."""
+    sha, size = hashlib.sha256(), 0
+    for data in pieces:
+        sha.update(data)
+        size += len(data)
+        if progress:
+            progress(size)
+    file.flush()
+    os.fsync(file.fileno())
+    return StagedBlob(f"sha256:{sha.hexdigest()}", size, path)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Whether the lock was taken. True, too, where there are no such locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise StoreError(f"the models folder cannot be locked: {error.strerror}") from error
+        log.debug("the models folder has no locks: %s", error.strerror)
+    return True

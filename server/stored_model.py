@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from server.manifests import (
     Manifest,
 )
 from server.names import ModelName
-from server.store import Blob, Store
+from server.pruning import remove_unused_blobs, replace_manifest
+from server.store import Blob, StagedBlob, Store
 
 # Texts and parameters are small; a larger blob under their media types is damage.
 _MAX_TEXT_BYTES = 16 << 20
+MESSAGE_ROLES = ("system", "user", "assistant", "tool")
 
 
 # In the config blob: a file's name often says what its `general.name` does not (World or G1).
@@ -87,14 +89,24 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What a model is made of besides its file. Empty parts get no layer."""
+    """What a model is made of besides its file. Empty parts get no layer.
 
-    adapter: Layer | None = None
+    `requires`, `renderer` and `parser` are words for Ollama in the config blob.
+    """
+
+    adapter: Layer | StagedBlob | None = None
     system: str = ""
     template: str = ""
     parameters: Mapping[str, Any] | None = None
     messages: tuple[Mapping[str, str], ...] = ()
     licenses: tuple[str, ...] = ()
+    requires: str = ""
+    renderer: str = ""
+    parser: str = ""
+
+
+def _say_nothing(_: str) -> None:
+    pass
 
 
 def open_model(store: Store, name: ModelName) -> StoredModel | None:
@@ -138,52 +150,100 @@ def list_models(store: Store) -> list[StoredModel]:
 def write_model(
     store: Store,
     name: ModelName,
-    model: Blob,
+    model: Blob | StagedBlob,
     parts: ModelParts,
     *,
     source: str = "",
     note: str = "",
     title: str = "",
+    report: Callable[[str], None] = _say_nothing,
 ) -> Manifest:
     """Registers the GGUF `model` with its parts; `note` and `title` are kept in the config blob.
 
-    `title` is the name of the file that it was made from, `source` that of the model.
+    `title` is the name of the file that it was made from, `source` that of the model. `report` is
+    told of each layer in Ollama's words. All blobs get their names here, under the store's lock, so
+    what fails leaves none of them; those of a model of that name that was there before go.
 
     Raises StoreError when the store cannot be written, CheckpointError when the blob is no GGUF
     file.
     """
-    facts = read_facts(store.blob_path(model.digest))
-    layers = [model.as_layer(MODEL_TYPE, source)]
-    if parts.adapter is not None:
-        layers.append(parts.adapter)
+    path = model.path if isinstance(model, StagedBlob) else store.blob_path(model.digest)
+    facts = read_facts(path)
+    with store.lock():
+        layers = _Layers(store)
+        try:
+            layers.add(MODEL_TYPE, model, source)
+            layers.add_parts(parts)
+            config: dict[str, Any] = {
+                "model_format": "gguf",
+                "model_family": facts.architecture,
+                "model_families": [facts.architecture],
+                "model_type": facts.parameter_size,
+                "file_type": facts.quantization,
+                # An image registry asks for a platform; Ollama writes this one for every model.
+                "architecture": "amd64",
+                "os": "linux",
+                "rootfs": {"type": "layers", "diff_ids": [each.digest for each in layers.layers]},
+            }
+            optional = {
+                "requires": parts.requires,
+                "renderer": parts.renderer,
+                "parser": parts.parser,
+                "anser": note,
+                _TITLE: title,
+            }
+            config |= {key: value for key, value in optional.items() if value}
+            blob = layers.place(json.dumps(config).encode())
+            for status in (*layers.statuses, "writing manifest"):
+                report(status)
+            return replace_manifest(store, name, blob.as_layer(CONFIG_TYPE), tuple(layers.layers))
+        except BaseException:
+            remove_unused_blobs(store, layers.new_digests)
+            raise
 
-    def add(media_type: str, content: str) -> None:
-        layers.append(store.add_blob(content.encode()).as_layer(media_type))
 
-    if parts.template:
-        add(TEMPLATE_TYPE, parts.template)
-    if parts.system:
-        add(SYSTEM_TYPE, parts.system)
-    if parts.parameters:
-        add(PARAMS_TYPE, json.dumps(dict(parts.parameters), ensure_ascii=False))
-    if parts.messages:
-        add(MESSAGES_TYPE, json.dumps([dict(each) for each in parts.messages], ensure_ascii=False))
-    for text in parts.licenses:
-        add(LICENSE_TYPE, text)
-    config: dict[str, Any] = {
-        "model_format": "gguf",
-        "model_family": facts.architecture,
-        "model_families": [facts.architecture],
-        "model_type": facts.parameter_size,
-        "file_type": facts.quantization,
-        # An image registry asks for a platform; Ollama writes this one for every model.
-        "architecture": "amd64",
-        "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-    }
-    config |= {key: value for key, value in {"anser": note, _TITLE: title}.items() if value}
-    blob = store.add_blob(json.dumps(config).encode())
-    return store.write_manifest(name, blob.as_layer(CONFIG_TYPE), tuple(layers))
+class _Layers:
+    """Layers of a model that is being registered, under the store's lock."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.layers: list[Layer] = []
+        self.statuses: list[str] = []
+        self.new_digests: list[str] = []
+
+    def place(self, content: bytes | StagedBlob) -> Blob:
+        staged = self._store.stage(content) if isinstance(content, bytes) else content
+        blob = self._store.place(staged)
+        if blob.is_new:
+            self.new_digests.append(blob.digest)
+        return blob
+
+    def add(self, media_type: str, content: str | Blob | StagedBlob, source: str = "") -> None:
+        data = content.encode() if isinstance(content, str) else content
+        self._append((data if isinstance(data, Blob) else self.place(data)), media_type, source)
+
+    def _append(self, blob: Blob, media_type: str, source: str) -> None:
+        self.layers.append(blob.as_layer(media_type, source))
+        words = "creating new layer" if blob.is_new else "using existing layer"
+        self.statuses.append(f"{words} {blob.digest}")
+
+    def add_parts(self, parts: ModelParts) -> None:
+        adapter = parts.adapter
+        if isinstance(adapter, Layer):
+            self._append(Blob(adapter.digest, adapter.size, False), ADAPTER_TYPE, adapter.source)
+        elif adapter is not None:
+            self.add(ADAPTER_TYPE, adapter)
+        if parts.template:
+            self.add(TEMPLATE_TYPE, parts.template)
+        if parts.system:
+            self.add(SYSTEM_TYPE, parts.system)
+        if parts.parameters:
+            self.add(PARAMS_TYPE, json.dumps(dict(parts.parameters), ensure_ascii=False))
+        if parts.messages:
+            messages = [dict(each) for each in parts.messages]
+            self.add(MESSAGES_TYPE, json.dumps(messages, ensure_ascii=False))
+        for text in parts.licenses:
+            self.add(LICENSE_TYPE, text)
 
 
 def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredModel:
@@ -279,7 +339,7 @@ def _read_messages(values: list[Any]) -> tuple[Message, ...]:
         role, content = (
             (value.get("role"), value.get("content")) if isinstance(value, dict) else (0, 0)
         )
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        if role not in MESSAGE_ROLES or not isinstance(content, str):
             raise DamagedModelError("its messages are not a list of roles and contents")
         messages.append(Message(role=role, content=content))
     return tuple(messages)

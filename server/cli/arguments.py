@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from typing import NoReturn, TypeAlias
 
+from server.cli.model_arguments import add_json, add_model_commands
 from server.durations import DurationError, keep_alive_ns
 
 EXIT_USAGE = 2
@@ -44,18 +46,20 @@ Talks to the server at $OLLAMA_HOST; where none answers on this machine, one is 
 on a free port and ended with the chat. Its log is ~/.anser/logs/server.log.
 """
 _CREATE = """\
-Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models).
+Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models). Where
+$OLLAMA_HOST names another machine, its files are sent there, and the server there makes it.
 
 FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
-to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, MESSAGE and
-LICENSE may follow, and ADAPTER with a tuned initial state (a time_state file, .pth or
-safetensors). A server need not run; one that runs has the new model at once.
+to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, TEMPLATE, MESSAGE
+and LICENSE may follow, and ADAPTER with a tuned initial state (a time_state file, .pth or
+safetensors). A server need not run; one that runs answers the next request with the new model,
+and forgets one of that name that was in its memory as it would forget any that is not used.
 
 TYPE, from the largest to the smallest: q8_0, q6_k, q5_1, q5_k_m, q5_0, q4_k_m, q4_0.
 """
 _LIST = """\
-List the models in $OLLAMA_MODELS (~/.anser/models), the newest first; a server need not run.
-Where $OLLAMA_HOST names another machine, the server there is asked for its models instead.
+List the models of the server at $OLLAMA_HOST, the newest first. Where none answers on this
+machine, those in $OLLAMA_MODELS (~/.anser/models) are listed.
 """
 _BENCH = """\
 Measure models on this machine's processor: files, or names as `anser list` shows them. Prefill and
@@ -87,6 +91,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     for add in (_add_serve, _add_run, _add_create, _add_list, _add_bench):
         add(commands)
+    add_model_commands(partial(_add, commands))
     return parser.parse_args(_spell_out_think(argv))
 
 
@@ -184,6 +189,7 @@ def _add_create(commands: _Commands) -> None:
 def _add_list(commands: _Commands) -> None:
     parser = _add(commands, "list", "list the models", _LIST)
     parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="of the names")
+    add_json(parser)
 
 
 def _add_bench(commands: _Commands) -> None:

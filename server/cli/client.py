@@ -57,8 +57,22 @@ class Client:
         models: list[Json] = self._call("GET", "/api/tags")["models"] or []
         return models
 
-    def show(self, model: str) -> Json:
-        return self._call("POST", "/api/show", {"model": model})
+    def running(self) -> list[Json]:
+        models: list[Json] = self._call("GET", "/api/ps")["models"] or []
+        return models
+
+    def show(self, model: str, *, verbose: bool = False) -> Json:
+        return self._call("POST", "/api/show", {"model": model, "verbose": verbose})
+
+    def copy(self, source: str, destination: str) -> None:
+        self._call("POST", "/api/copy", {"source": source, "destination": destination})
+
+    def delete(self, model: str) -> None:
+        self._call("DELETE", "/api/delete", {"model": model})
+
+    def unload(self, model: str) -> None:
+        """Takes a model out of memory: a request without a prompt that keeps it no longer."""
+        self._call("POST", "/api/generate", {"model": model, "keep_alive": 0})
 
     def load(self, request: Json) -> None:
         """Bring a model into memory: a chat request without messages."""
@@ -74,7 +88,28 @@ class Client:
 
     def chat(self, request: Json) -> Generator[Json, None, None]:
         """The chunks of a reply. Closing it closes the connection, which stops the reply."""
-        with self._translated(), self._http.stream("POST", "/api/chat", json=request) as response:
+        return self._stream("/api/chat", request)
+
+    def create(self, request: Json) -> Generator[Json, None, None]:
+        """The statuses of a create. Closing it closes the connection, which ends the work."""
+        return self._stream("/api/create", request)
+
+    def has_blob(self, digest: str) -> bool:
+        with self._translated():
+            response = self._http.head(f"/api/blobs/{digest}")
+        return response.status_code == httpx.codes.OK
+
+    def send_blob(self, digest: str, size: int, content: Iterator[bytes]) -> None:
+        """Sends a file of `size` bytes."""
+        path, headers = f"/api/blobs/{digest}", {"Content-Length": str(size)}
+        with self._translated():
+            response = self._http.post(path, content=content, headers=headers)
+        if response.status_code not in (httpx.codes.OK, httpx.codes.CREATED):
+            raise _error_of(response)
+
+    def _stream(self, path: str, request: Json) -> Generator[Json, None, None]:
+        """The objects of a stream. Raises ServerError for an error among them, too."""
+        with self._translated(), self._http.stream("POST", path, json=request) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
                 raise _error_of(response)
@@ -89,7 +124,7 @@ class Client:
             response = self._http.request(method, path, json=body)
         if response.status_code != httpx.codes.OK:
             raise _error_of(response)
-        result: Json = response.json()
+        result: Json = response.json() if response.content else {}
         return result
 
     @contextmanager

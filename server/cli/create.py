@@ -13,6 +13,8 @@ from types import FrameType
 from typing import NoReturn
 
 from server.cli.errors import CommandError
+from server.cli.models import is_this_machine, server_of
+from server.cli.remote_create import create_remotely
 from server.cli.terminal import ProgressBar
 from server.modelfile import Command, Modelfile, ModelfileError, decode_modelfile, parse_modelfile
 from server.names import InvalidNameError, ModelName
@@ -21,29 +23,11 @@ from server.store import Store
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    store = Store(Settings.from_environment().models)
     bar = ProgressBar(sys.stderr)
-
-    def warn(text: str) -> None:
-        bar.finish()
-        print(f"Warning: {text}", file=sys.stderr)
-
     try:
         name = ModelName.parse(arguments.name)
         modelfile, folder = _modelfile(arguments)
-        with sigterm_as_exception():
-            # Imported here: the errors above need not wait for torch.
-            from server.create import create_model  # noqa: PLC0415
-
-            create_model(
-                store,
-                name,
-                modelfile,
-                folder,
-                bar.update,
-                quantize=arguments.quantize,
-                warn=warn,
-            )
+        _create(Settings.from_environment(), arguments, modelfile, folder, bar)
     except InvalidNameError as error:
         problem = "use letters, digits, '.', '_' and '-', and at most one :tag"
         raise CommandError(f"invalid model name '{arguments.name}'; {problem}") from error
@@ -54,6 +38,38 @@ def execute(arguments: argparse.Namespace) -> int:
         bar.finish()
     print(f"Created {name.shortest}; chat with it: anser run {arguments.name}")
     return 0
+
+
+def _create(
+    settings: Settings,
+    arguments: argparse.Namespace,
+    modelfile: Modelfile,
+    folder: Path,
+    bar: ProgressBar,
+) -> None:
+    """In this machine's folder, or by the server on another machine that OLLAMA_HOST names."""
+    if not is_this_machine(settings):
+        with server_of(settings) as client:
+            create_remotely(client, arguments.name, modelfile, folder, arguments.quantize, bar)
+        return
+
+    def warn(text: str) -> None:
+        bar.finish()
+        print(f"Warning: {text}", file=sys.stderr)
+
+    with sigterm_as_exception():
+        # Imported here: the errors before it need not wait for torch.
+        from server.create import create_model  # noqa: PLC0415
+
+        create_model(
+            Store(settings.models),
+            ModelName.parse(arguments.name),
+            modelfile,
+            folder,
+            bar.update,
+            quantize=arguments.quantize,
+            warn=warn,
+        )
 
 
 def _modelfile(arguments: argparse.Namespace) -> tuple[Modelfile, Path]:

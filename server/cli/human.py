@@ -6,6 +6,7 @@ _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _MINUTE = 60
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
+_FOREVER = 20 * 365 * _DAY
 
 
 def human_bytes(count: int) -> str:
@@ -22,6 +23,15 @@ def human_bytes(count: int) -> str:
 def human_age(seconds: float) -> str:
     """How long ago something was, to one unit: "2 hours ago", "About a minute ago"."""
     return f"{_human_span(max(seconds, 0.0))} ago"
+
+
+def human_until(seconds: float) -> str:
+    """When something ends, in so many seconds: "4 minutes from now"."""
+    if seconds < 0:
+        return "Stopping..."
+    if seconds > _FOREVER:
+        return "Forever"
+    return f"{_human_span(seconds)} from now"
 
 
 def _human_span(seconds: float) -> str:

@@ -6,18 +6,21 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
-from server.cli.client import Client
+from server.cli.client import Client, Json
 from server.cli.human import human_age, human_bytes
+from server.cli.models import is_this_machine, no_server
+from server.cli.moments import seconds_of
+from server.cli.table import print_table
+from server.go_text import rfc3339
 from server.manifests import DamagedModelError
 from server.settings import Settings
 from server.store import Store
 
 _HEADER = ("NAME", "ID", "SIZE", "MODIFIED")
-_ID_LENGTH = 12
+ID_LENGTH = 12
 _FAMILY = "rwkv7"
 
 
@@ -32,20 +35,43 @@ class Row:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    settings = Settings.from_environment()
-    is_remote = not _is_this_machine(settings)
-    rows = rows_of_server(settings.url) if is_remote else rows_of_store(Store(settings.models))
+    rows = _rows(Settings.from_environment())
     prefix = arguments.prefix.lower()
     shown = [row for row in rows if row.name.lower().startswith(prefix)]
     shown.sort(key=lambda row: row.modified_s, reverse=True)
-    _print_table(shown)
+    if arguments.json:
+        print(json.dumps({"models": [_json(row) for row in shown]}))
+        return 0
+    now = time.time()
+    print_table(_HEADER, [_cells(row, now) for row in shown])
     if not shown and not prefix and sys.stderr.isatty():
         print("No models yet; `anser run rwkv7-demo` brings a small one.", file=sys.stderr)
     return 0
 
 
-def _is_this_machine(settings: Settings) -> bool:
-    return settings.listens_on_loopback or settings.host in ("0.0.0.0", "::")
+def _rows(settings: Settings) -> Iterable[Row]:
+    """Those of the server that answers; of this machine's folder where none does."""
+    with Client(settings.url) as client:
+        is_up = client.is_up()
+    if is_up:
+        return rows_of_server(settings.url)
+    if is_this_machine(settings):
+        return rows_of_store(Store(settings.models))
+    raise no_server(settings.url)
+
+
+def _json(row: Row) -> Json:
+    return {
+        "name": row.name,
+        "modified_at": rfc3339(int(row.modified_s * 1e9)),
+        "size": row.size,
+        "digest": row.digest,
+    }
+
+
+def _cells(row: Row, now: float) -> tuple[str, ...]:
+    size, age = human_bytes(row.size), human_age(now - row.modified_s)
+    return (row.name, row.digest[:ID_LENGTH], size, age)
 
 
 def rows_of_store(store: Store) -> Iterator[Row]:
@@ -67,29 +93,5 @@ def rows_of_store(store: Store) -> Iterator[Row]:
 def rows_of_server(url: str) -> Iterator[Row]:
     with Client(url) as client:
         for model in client.list_models():
-            modified_s = _seconds(model.get("modified_at", ""))
+            modified_s = seconds_of(model.get("modified_at", ""))
             yield Row(model["name"], model["digest"], model["size"], modified_s)
-
-
-def _seconds(text: str) -> float:
-    """Seconds since 1970 of RFC 3339, whatever the number of digits in its fraction."""
-    moment, _, zone = text.partition(".")
-    if zone:
-        zone = zone.lstrip("0123456789")
-    try:
-        parsed = datetime.fromisoformat(f"{moment}{zone}".replace("Z", "+00:00"))
-    except ValueError:
-        return 0.0
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def _print_table(rows: list[Row]) -> None:
-    now = time.time()
-    cells = [_HEADER] + [
-        (row.name, row.digest[:_ID_LENGTH], human_bytes(row.size), human_age(now - row.modified_s))
-        for row in rows
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADER))]
-    for row in cells:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("    ".join(padded).rstrip())

@@ -1,14 +1,43 @@
-"""What `/show` prints about a model, from the server's answer to `/api/show`."""
+"""`anser show`, and what `/show` prints in a chat, from the server's answer to `/api/show`."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from server.cli.chat import Chat
 from server.cli.client import Json
+from server.cli.errors import CommandError
+from server.cli.models import models_of
+from server.go_text import go_value
+from server.settings import Settings
 
 _NAME_WIDTH = 30  # of parameter names, as the server pads them
 _NUM_HEAD_LINES = 2
+_LIST_WIDTH = 10  # of the part of a long list that is shown
+_TOPICS_WITH_LINE_END = ("license", "modelfile", "parameters")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    topics = arguments.topics or []
+    if len(set(topics)) > 1:
+        raise CommandError(
+            "only one of '--license', '--modelfile', '--parameters', '--system', or '--template' "
+            "can be specified"
+        )
+    with models_of(Settings.from_environment()) as models:
+        info = models.show(arguments.model, verbose=arguments.verbose)
+    if arguments.json:
+        print(json.dumps(info))
+    elif topics:
+        end = "\n" if topics[0] in _TOPICS_WITH_LINE_END else ""
+        sys.stdout.write(f"{info.get(topics[0]) or ''}{end}")
+    else:
+        sys.stdout.write(describe(info, verbose=arguments.verbose))
+    return 0
 
 
 def show(topic: str, info: Json, chat: Chat) -> str | None:
@@ -32,13 +61,20 @@ def show(topic: str, info: Json, chat: Chat) -> str | None:
     return f"{text or otherwise}\n"
 
 
-def describe(info: Json) -> str:
-    """Ollama's tables: the model, what it can do, its parameters, the heads of its long texts."""
+def describe(info: Json, *, verbose: bool = False) -> str:
+    """Ollama's tables: the model, what it can do, its parameters, with `verbose` its metadata and
+    tensors, the heads of its long texts.
+    """
     parts = [_table("Model", _model_rows(info))]
     if capabilities := info.get("capabilities"):
         parts.append(_table("Capabilities", [[each] for each in capabilities]))
     if parameters := info.get("parameters"):
         parts.append(_table("Parameters", [each.split(maxsplit=1) for each in _lines(parameters)]))
+    if verbose:
+        metadata = sorted((info.get("model_info") or {}).items())
+        parts.append(_table("Metadata", [[key, _metadata(value)] for key, value in metadata]))
+        tensors = info.get("tensors") or []
+        parts.append(_table("Tensors", [_tensor(each) for each in tensors]))
     for title in ("System", "License"):
         lines = _lines(info.get(title.lower()) or "")
         rest = ["..."] if len(lines) > _NUM_HEAD_LINES else []
@@ -76,8 +112,36 @@ def _lines(text: str) -> list[str]:
     return [each.strip() for each in text.split("\n") if each.strip()]
 
 
+def _metadata(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return go_value(value)
+    items = [each if isinstance(each, str) else go_value(each) for each in value]
+    width, num_shown = 1, 0
+    for item in items:
+        width += len(item) + (2 if num_shown else 0)
+        if width > _LIST_WIDTH and num_shown:
+            break
+        num_shown += 1
+    num_hidden = len(items) - num_shown
+    return f"[{' '.join(items[:num_shown])}" + (f" ...+{num_hidden} more]" if num_hidden else "]")
+
+
+def _tensor(tensor: Json) -> list[str]:
+    return [tensor["name"], tensor["type"], f"[{' '.join(map(str, tensor['shape']))}]"]
+
+
 def _table(title: str, rows: Iterable[Sequence[str]]) -> str:
     cells = [list(row) for row in rows]
-    width = max((len(row[0]) for row in cells if len(row) > 1), default=0)
-    lines = [f"    {row[0]:<{width}}    {row[1]}" if row[1:] else f"    {row[0]}" for row in cells]
-    return "\n".join([f"  {title}", *lines]) + "\n"
+    num_columns = max((len(row) for row in cells), default=0)
+    # What stands last in its row has no width: a long text does not push the others away.
+    widths = [
+        max((len(row[column]) for row in cells if len(row) > column + 1), default=0)
+        for column in range(num_columns)
+    ]
+    lines = [
+        "    " + "    ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        for row in cells
+    ]
+    return "\n".join([f"  {title}", *(line.rstrip() for line in lines)]) + "\n"

@@ -17,6 +17,8 @@ from server.wire import listed_model, running_model
 
 router = APIRouter()
 
+_COPILOT = "GitHubCopilotChat/"
+
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def tags(request: Request) -> Response:
@@ -31,7 +33,11 @@ async def show(request: Request) -> Response:
     if not name:
         raise ApiError(400, "model is required")
     model = await context_of(request).find_model(name)
-    return json_response(await asyncio.to_thread(show_json, model, asked))
+    answer = await asyncio.to_thread(show_json, model, asked)
+    if request.headers.get("user-agent", "").startswith(_COPILOT):
+        # It shows users this key; they know the name that they asked for.
+        answer["model_info"]["general.basename"] = name
+    return json_response(answer)
 
 
 @router.get("/api/ps")

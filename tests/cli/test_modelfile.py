@@ -48,7 +48,11 @@ PARAMETERS = st.sampled_from(sorted(PARAMETER_TYPES)).flatmap(
     lambda name: parameter_values(name).map(lambda value: Command("parameter", value, name))
 )
 OTHERS = st.one_of(
-    st.builds(Command, st.sampled_from(["template", "system", "license"]), texts()),
+    st.builds(
+        Command,
+        st.sampled_from(["template", "system", "license", "renderer", "parser", "draft"]),
+        texts(),
+    ),
     st.builds(Command, st.just("adapter"), texts(1)),
     st.builds(Command, st.just("message"), texts(), st.sampled_from(ROLES)),
     st.builds(Command, st.just("requires"), st.sampled_from(["0.14.0", "v1.2", "0.9.1-rc1"])),
@@ -96,6 +100,25 @@ def test_quotes_run_over_lines_and_keep_what_is_inside() -> None:
     assert modelfile.last("license") == "a\nb"
 
 
+@pytest.mark.parametrize(
+    ("spelled", "value"),
+    [
+        ('""""""', ""),
+        ('""', ""),
+        ('"""quotes " and "" inside"""', 'quotes " and "" inside'),
+        ('it\'s "quoted" inside', 'it\'s "quoted" inside'),
+        ('"""\nfirst\n  "second"\n"""  ', '\nfirst\n  "second"\n'),
+        ('"  kept  "', "  kept  "),
+        ("  not kept  ", "not kept"),
+        ("# no comment", "# no comment"),
+        ("你好👋", "你好👋"),
+    ],
+)
+def test_spellings_of_values(spelled: str, value: str) -> None:
+    for end in ("", "\n", "\n\t\t\n# a comment\n"):
+        assert parse_modelfile(f"FROM x\nSYSTEM {spelled}{end}").last("system") == value
+
+
 def test_parameters_have_the_types_of_the_api() -> None:
     text = "FROM x\nPARAMETER temperature 1\nPARAMETER seed 7\nPARAMETER use_mmap T\n"
     text += 'PARAMETER stop "\n\nUser:"\nPARAMETER stop </s>\nPARAMETER seed 8\n'
@@ -103,6 +126,23 @@ def test_parameters_have_the_types_of_the_api() -> None:
     expected = {"temperature": 1.0, "seed": 8, "use_mmap": True, "stop": ["\n\nUser:", "</s>"]}
     assert values == expected
     assert isinstance(values["temperature"], float)
+
+
+def test_parameters_of_earlier_versions_change_nothing() -> None:
+    text = "FROM x\nPARAMETER mirostat 2\nPARAMETER low_vram maybe\nPARAMETER seed 1\n"
+    modelfile = parse_modelfile(text)
+    assert modelfile.parameters == {"seed": 1}
+    assert modelfile.deprecated == ["mirostat", "low_vram"]
+
+
+def test_commands_for_ollama_are_read() -> None:
+    text = 'FROM x\nRENDERER r\nparser "p"\nDRAFT ./d.gguf\n'
+    modelfile = parse_modelfile(text)
+    assert [(each.name, each.value) for each in modelfile.commands[1:]] == [
+        ("renderer", "r"),
+        ("parser", "p"),
+        ("draft", "./d.gguf"),
+    ]
 
 
 def test_messages_keep_their_order() -> None:
@@ -116,14 +156,16 @@ def test_messages_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("FROM x\n\nFORM y\n", 3, "FORM"),
+        ("FROM x\n\nFORM y\n", 3, '(line 3): command must be one of "from", "license"'),
         ("PARAMETER temprature 1\nFROM x\n", 1, "temprature"),
         ("FROM x\nPARAMETER top_k 1.5\n", 2, "top_k must be a whole number, not '1.5'"),
         ("FROM x\nPARAMETER top_k 1_000\n", 2, "top_k"),
         ("FROM x\nPARAMETER top_p nan\n", 2, "top_p must be a number"),
         ("FROM x\nPARAMETER use_mmap maybe\n", 2, "true or false"),
         ("FROM x\nPARAMETER\n", 2, "PARAMETER needs a name"),
-        ("FROM x\nMESSAGE robot hi\n", 2, "robot"),
+        ("FROM x\nMESSAGE robot hi\n", 2, "message role must be one of"),
+        ("FROM x\nMESSAGE user\n", 2, "MESSAGE user has no value"),
+        ("FROM x\nPARAMETER stop \n", 2, "PARAMETER stop has no value"),
         ("FROM x\nREQUIRES soon\n", 2, "soon"),
         ("FROM x\nADAPTER\n", 2, "ADAPTER needs a file"),
         ('# one\nFROM x\nSYSTEM """never\nclosed"\nSYSTEM x\n', 3, "never closed"),

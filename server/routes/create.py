@@ -1,0 +1,96 @@
+"""`/api/create` and `/api/blobs`: models made of stored models, or of files that clients send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from server.context import ServerContext, context_of, read_request
+from server.create_request import check_request, create_from_request
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from server.go_text import go_quote
+from server.jobs import Json, only_last, run_job
+from server.manage_schemas import CreateRequest
+from server.manifests import DamagedModelError
+from server.names import ModelName
+from server.store import DigestMismatchError
+from server.streaming import ReplyResponse
+from server.uploads import Upload, check_room
+
+router = APIRouter()
+
+# Pieces of the network's size would cost a change of threads each.
+_WRITE_BYTES = 1 << 20
+
+
+@router.post("/api/create")
+async def create(request: Request) -> Response:
+    asked = await read_request(request, CreateRequest)
+    name = check_request(asked)
+    statuses = _create(context_of(request), name, asked)
+    return ReplyResponse(statuses if asked.stream else only_last(statuses), stream=asked.stream)
+
+
+async def _create(
+    context: ServerContext, name: ModelName, asked: CreateRequest
+) -> AsyncGenerator[Json]:
+    work = partial(create_from_request, context.store, name, asked)
+    async with context.creating, aclosing(run_job(work)) as statuses:
+        async for status in statuses:
+            yield status
+    await context.let_go_of(name)
+    yield {"status": "success"}
+
+
+@router.head("/api/blobs/{digest}")
+async def has_blob(request: Request, digest: str) -> Response:
+    if not await _has_blob(context_of(request), digest):
+        raise ApiError(404, f"blob {go_quote(digest)} not found")
+    return Response()
+
+
+@router.post("/api/blobs/{digest}")
+async def create_blob(request: Request, digest: str) -> Response:
+    """The request's body is the blob, of any size that fits on the disk."""
+    context = context_of(request)
+    if await _has_blob(context, digest):
+        return Response()
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit():
+        await asyncio.to_thread(check_room, context.store, int(length))
+    upload = await asyncio.to_thread(Upload, context.store)
+    try:
+        await _receive(request, upload)
+        staged = await asyncio.to_thread(upload.finish)
+        await asyncio.to_thread(partial(context.store.place, staged, expected_digest=digest))
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
+    except DigestMismatchError as error:
+        raise ApiError(400, str(error)) from error
+    finally:
+        upload.discard()
+    return Response(status_code=201)
+
+
+async def _has_blob(context: ServerContext, digest: str) -> bool:
+    try:
+        return await asyncio.to_thread(context.store.has_blob, digest)
+    except DamagedModelError as error:
+        raise ApiError(400, str(error)) from error
+
+
+async def _receive(request: Request, upload: Upload) -> None:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        size += len(piece)
+        if size >= _WRITE_BYTES:
+            await asyncio.to_thread(upload.write, b"".join(pieces))
+            pieces, size = [], 0
+    await asyncio.to_thread(upload.write, b"".join(pieces))
