@@ -14,6 +14,7 @@ from server.go_decode import GoModel, decode
 from server.go_json import parse_body
 from server.model_manager import ModelManager
 from server.names import ModelName
+from server.registry.registry import Registry
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
@@ -30,6 +31,7 @@ class ServerContext:
     store: Store
     manager: ModelManager
     sessions: Sessions
+    registry: Registry
 
     async def find_model(self, name: str) -> StoredModel:
         """The stored model that a client calls `name`.

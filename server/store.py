@@ -33,11 +33,18 @@ _TEMPORARY_PREFIX = "tmp-"
 _TEMPORARY_LIFE_S = 24 * 3600
 _COPY_BYTES = 1 << 20
 # A real manifest has at most a few kilobytes; more is not read.
-_MAX_MANIFEST_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 4 << 20
 
 
 class StoreError(AnserError):
     """The store cannot be written, or was given a blob that is not what it should be."""
+
+
+class DigestMismatchError(StoreError):
+    """A blob's content has another digest than was said; the message is Ollama's."""
+
+    def __init__(self, expected: str, digest: str) -> None:
+        super().__init__(f'digest mismatch, expected "{expected}", got "{digest}"')
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Store:
                 digest = f"sha256:{_sha256(file)}"
                 os.fsync(file.fileno())
             if expected_digest and digest_hex(expected_digest) != digest_hex(digest):
-                raise StoreError(f'digest mismatch, expected "{expected_digest}", got "{digest}"')
+                raise DigestMismatchError(expected_digest, digest)
             path, size = self.blob_path(digest), temporary.stat().st_size
             is_new = not path.is_file()
             temporary.chmod(0o644)  # mkstemp makes files that only the owner reads
@@ -166,7 +173,7 @@ class Store:
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                if status.st_size > _MAX_MANIFEST_BYTES:
+                if status.st_size > MAX_MANIFEST_BYTES:
                     raise DamagedModelError("not a manifest (it is too large)")
                 return parse_manifest(file.read(), status.st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -176,9 +183,19 @@ class Store:
 
     def write_manifest(self, name: ModelName, config: Layer, layers: tuple[Layer, ...]) -> Manifest:
         """Registers a model under `name`, replacing one of that name in any case."""
+        return self.write_manifest_file(name, format_manifest(config, layers))
+
+    def write_manifest_file(self, name: ModelName, data: bytes) -> Manifest:
+        """As `write_manifest`, with the manifest as a registry sent it, whose digest it keeps.
+
+        Raises StoreError when a blob is gone, because a model that had it too was deleted.
+        """
+        manifest = parse_manifest(data, 0)
+        for layer in (manifest.config, *manifest.layers):
+            if not self.has_blob(layer.digest):
+                raise StoreError(f"{name.shortest}: its blob {layer.digest} is gone; try again")
         name = self.canonical_name(name) or name
         path = self.manifest_path(name)
-        data = format_manifest(config, layers)
         temporary = self.temporary_file()
         try:
             with temporary.open("wb") as file:
@@ -203,6 +220,10 @@ class Store:
         if key not in self._warned:
             self._warned.add(key)
             log.warning("skipping %s: %s", path, problem)
+
+    def unwritable(self, error: OSError) -> StoreError:
+        """What to raise when the store's folder or its disk has refused a write."""
+        return self._unwritable(error)
 
     def _unwritable(self, error: OSError) -> StoreError:
         return StoreError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from server import loopback
 from server.cli.errors import CommandError, ConnectionLostError, ServerError
 
 Json = Mapping[str, Any]
@@ -104,13 +104,7 @@ class Client:
 
 
 def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return loopback.is_loopback(urlsplit(url).hostname or "")
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
