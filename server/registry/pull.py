@@ -29,9 +29,10 @@ async def pull(registry: Registry, name: ModelName, url: str) -> AsyncGenerator[
     ApiError (400) for a model that Anser cannot run, where possible before it is downloaded.
     """
     yield status("pulling manifest")
+    store, run = registry.store, registry.disk.run
+    name = await run(store.canonical_name, name) or name
     client = registry.client(url)
     data, manifest = await fetch_manifest(client, name, registry.limits)
-    store, run = registry.store, registry.disk.run
     config, *others = distinct_layers(manifest)
     async with AsyncExitStack() as stack:
         blobs = _Blobs(registry, client, name, stack)
