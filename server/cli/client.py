@@ -74,7 +74,14 @@ class Client:
 
     def chat(self, request: Json) -> Generator[Json, None, None]:
         """The chunks of a reply. Closing it closes the connection, which stops the reply."""
-        with self._translated(), self._http.stream("POST", "/api/chat", json=request) as response:
+        return self._stream("/api/chat", request)
+
+    def transfer(self, verb: str, model: str, *, insecure: bool) -> Generator[Json, None, None]:
+        """The progress of a "pull" or a "push"; closing it ends the transfer."""
+        return self._stream(f"/api/{verb}", {"model": model, "insecure": insecure})
+
+    def _stream(self, path: str, body: Json) -> Generator[Json, None, None]:
+        with self._translated(), self._http.stream("POST", path, json=body) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
                 raise _error_of(response)

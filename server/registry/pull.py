@@ -30,7 +30,7 @@ async def pull(registry: Registry, name: ModelName, url: str) -> AsyncGenerator[
     """
     yield status("pulling manifest")
     store, run = registry.store, registry.disk.run
-    name = await run(store.canonical_name, name) or name
+    name = await run(_stored_or_same, store, name)
     client = registry.client(url)
     data, manifest = await fetch_manifest(client, name, registry.limits)
     config, *others = distinct_layers(manifest)
@@ -85,9 +85,7 @@ class _Blobs:
                 self._downloads.append(shared)
                 self.new.append(layer.digest)
                 return
-            if shared.task.cancelled():
-                raise RegistryError("the server is stopping")
-            error = shared.task.exception()
+            error = _failure(shared)
             # That another pull's registry has failed says nothing about ours.
             if error is not None and shared.download.client.url == self._client.url:
                 raise error
@@ -96,8 +94,10 @@ class _Blobs:
     async def finish(self) -> None:
         """Until every blob is verified and stored."""
         for shared in self._downloads:
-            # The task belongs to all who wait for it: when this one is cancelled it goes on.
-            await asyncio.shield(shared.task)
+            # It belongs to all who wait for it: when this one is cancelled it goes on.
+            await asyncio.wait({shared.task})
+            if error := _failure(shared):
+                raise error
         self._downloads.clear()
 
     async def _follow(self, shared: SharedDownload) -> AsyncGenerator[int]:
@@ -118,6 +118,13 @@ class _Blobs:
                 )
         finally:
             arrival.cancel()
+
+
+def _failure(shared: SharedDownload) -> BaseException | None:
+    """What a download that has ended failed with."""
+    if shared.task.cancelled():
+        return RegistryError("the server is stopping")
+    return shared.task.exception()
 
 
 def _is_stored(store: Store, layer: Layer) -> bool:
@@ -173,6 +180,11 @@ def _check_model(store: Store, name: ModelName, manifest: Manifest, new: Sequenc
     except (DamagedModelError, LyingError) as error:
         remove_unused_blobs(store, new)
         raise RegistryError(f"{name.shortest} is damaged in its registry: {error}") from error
+
+
+def _stored_or_same(store: Store, name: ModelName) -> ModelName:
+    """The name in the case it is stored under, if it is."""
+    return store.canonical_name(name) or name
 
 
 def _digests(store: Store, name: ModelName) -> set[str]:

@@ -88,9 +88,23 @@ class Registry:
                     if self._downloads.get(layer.digest) is shared:
                         del self._downloads[layer.digest]
 
+    def num_users(self, digest: str) -> int:
+        """How many pulls wait for the blob now."""
+        shared = self._downloads.get(digest)
+        return shared.num_users if shared else 0
+
+    def completed(self, digest: str) -> int:
+        """How many bytes of the blob have arrived, while it is downloaded."""
+        shared = self._downloads.get(digest)
+        return shared.download.completed if shared else 0
+
+    async def stop(self) -> None:
+        """Ends every download; what has arrived stays to be resumed."""
+        await end_all([each.task for each in self._downloads.values()])
+
     async def close(self) -> None:
-        """Ends every transfer; what has arrived stays to be resumed."""
-        await end_all(each.task for each in self._downloads.values())
+        """Ends every download and lets go of connections and threads."""
+        await self.stop()
         for http in self._https.values():
             await http.aclose()
         self.disk.close()

@@ -19,6 +19,8 @@ from server.names import ModelName
 from server.store import Store
 from tests.tools.waiting import TIMEOUT_S
 
+DEMO_PATH = "team/rwkv7-demo:latest"  # where tests offer the demo model
+
 _BLOB = re.compile(r"/v2/([^/]+/[^/]+)/blobs/(sha256:[0-9a-f]{64})|/storage/(sha256:[0-9a-f]{64})")
 _MANIFEST = re.compile(r"/v2/([^/]+/[^/]+)/manifests/([^/]+)")
 _UPLOADS = re.compile(r"/v2/([^/]+/[^/]+)/blobs/uploads/(\d*)")
@@ -63,6 +65,7 @@ class Conduct:
     sends_surplus: bool = False  # a part with a byte more than was asked for
     manifest: bytes | None = None  # instead of every manifest
     manifest_mb: int = 0  # so many megabytes of nothing instead of every manifest
+    denies: bool = False  # whatever would change it
     forgets_uploads: int = 0  # answers 404 to so many chunks
     redirects_uploads: bool = False  # chunks go to `storage`
 
@@ -173,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
             scope = "repository:any/model:pull,push"
             challenge = f'Bearer realm="{realm}",service="{registry.host}",scope="{scope}"'
             self._send(401, b"", {"WWW-Authenticate": challenge})
+        elif conduct.denies and self.command not in ("GET", "HEAD"):
+            self._send(403, b'{"errors": [{"message": "not your namespace"}]}')
         elif match := _MANIFEST.fullmatch(path):
             self._manifest(f"{match[1]}:{match[2]}", body)
         elif match := _UPLOADS.fullmatch(path):

@@ -7,7 +7,7 @@ import base64
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,52 +23,12 @@ from server.names import ModelName
 from server.registry.errors import RegistryError, TemporaryError
 from server.store import Store, StoreError
 from server.stored_model import open_model
-from tests.tools.registry import Conduct, Registry, digest_of, registry_running
+from tests.tools.registry import DEMO_PATH as PATH
+from tests.tools.registry import Registry, digest_of
 from tests.tools.running_server import needs_demo
 from tests.tools.transfers import QUICK, Json, Transfers, pull_once, run
 
 pytestmark = needs_demo
-
-PATH = "team/rwkv7-demo:latest"
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("source"))
-    assert ensure_demo_model(store)
-    return store
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[tuple[Registry, Registry]]:
-    with registry_running() as registry, registry_running() as storage:
-        yield registry, storage
-
-
-@pytest.fixture
-def registry(started: tuple[Registry, Registry], source: Store) -> Registry:
-    """One with the demo model, as it should be."""
-    for each in started:
-        each.conduct.go.set()
-        each.conduct = Conduct()
-        each.seen.clear()
-        each.blobs.clear()
-        each.manifests.clear()
-        each.num_sent = 0
-        each.add_model(source, "rwkv7-demo", PATH)
-    return started[0]
-
-
-@pytest.fixture
-def storage(started: tuple[Registry, Registry], registry: Registry) -> Registry:
-    """Where the registry keeps its blobs, on another port."""
-    registry.conduct.storage = started[1].url
-    return started[1]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 def model_digest() -> str:
