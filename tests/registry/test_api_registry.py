@@ -27,6 +27,7 @@ from tests.tools.running_server import (
 
 pytestmark = needs_demo
 
+HELD = "team/held:latest"
 QUESTION = [{"role": "user", "content": "Hello!"}]
 
 
@@ -40,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def weights(registry: Registry) -> str:
     """The digest of weights that no store has yet: the demo model's with a byte behind them."""
     data = DEMO_FILE.read_bytes() + b"\0"
-    registry.add_manifest(DEMO_PATH, {"model_family": "rwkv7"}, model=data)
+    registry.add_manifest(HELD, {"model_family": "rwkv7"}, model=data)
     return digest_of(data)
 
 
@@ -147,7 +148,7 @@ def test_errors_of_a_push(server: RunningServer) -> None:
 def test_a_client_that_leaves_ends_its_download_and_nothing_else(
     server: RunningServer, registry: Registry, weights: str
 ) -> None:
-    name, store = f"{registry.host}/{DEMO_PATH}", server.context.store
+    name, store = f"{registry.host}/{HELD}", server.context.store
     registry.conduct.hold_after = 1 << 21
     with server.http.stream("POST", "/api/pull", json={"model": name}) as response:
         for line in response.iter_lines():
@@ -173,7 +174,7 @@ def test_a_client_that_leaves_ends_its_download_and_nothing_else(
 def test_two_clients_share_a_download(
     server: RunningServer, registry: Registry, weights: str
 ) -> None:
-    name = f"{registry.host}/{DEMO_PATH}"
+    name = f"{registry.host}/{HELD}"
     registry.conduct.hold_after = 1 << 21
     results: list[list[dict[str, Any]]] = []
     threads = [
