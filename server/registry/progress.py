@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from server.registry.download import short_digest
 
 Json = dict[str, Any]
+
+# Unchanged progress is told again so often, so that clients see that the server is there.
+_REPEAT_S = 1.0
+
+
+async def follow(
+    tasks: set[asyncio.Task[Any]], count: Callable[[], int], period_s: float
+) -> AsyncGenerator[int]:
+    """What `count` gives, when it has changed and once a second, until one of the tasks is done.
+
+    No more often than every `period_s`, but for the last time.
+    """
+    before, told_at = -1, 0.0
+    while True:
+        is_done = any(task.done() for task in tasks)
+        now, number = time.monotonic(), count()
+        if number != before or now - told_at >= _REPEAT_S:
+            before, told_at = number, now
+            yield number
+        if is_done:
+            return
+        await asyncio.wait(tasks, timeout=period_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 def status(text: str) -> Json:

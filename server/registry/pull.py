@@ -15,7 +15,7 @@ from server.registry.client import RegistryClient
 from server.registry.errors import LyingError, RegistryError
 from server.registry.manifest import check_family, distinct_layers, fetch_manifest
 from server.registry.partial_file import partial_bytes
-from server.registry.progress import Json, status, transfer
+from server.registry.progress import Json, follow, status, transfer
 from server.registry.registry import Registry, SharedDownload
 from server.store import Store, StoreError
 from server.stored_model import ForeignModelError, read_model
@@ -101,21 +101,17 @@ class _Blobs:
         self._downloads.clear()
 
     async def _follow(self, shared: SharedDownload) -> AsyncGenerator[int]:
-        """How many bytes have arrived, whenever it has changed, until all have or it fails."""
+        """How many bytes have arrived, until all have or the download fails."""
         arrival = asyncio.create_task(shared.download.has_arrived.wait())
-        before = -1
+        counts = follow(
+            {arrival, shared.task},
+            lambda: shared.download.completed,
+            self._registry.limits.progress_s,
+        )
         try:
-            while True:
-                if shared.download.completed != before:
-                    before = shared.download.completed
-                    yield before
-                if arrival.done() or shared.task.done():
-                    return
-                await asyncio.wait(
-                    {arrival, shared.task},
-                    timeout=self._registry.limits.progress_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+            async with aclosing(counts):
+                async for completed in counts:
+                    yield completed
         finally:
             arrival.cancel()
 

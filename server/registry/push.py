@@ -13,7 +13,7 @@ from server.registry.client import RegistryClient, persistently
 from server.registry.errors import UnauthorizedError
 from server.registry.limits import Limits
 from server.registry.manifest import distinct_layers, manifest_path
-from server.registry.progress import Json, status, transfer
+from server.registry.progress import Json, follow, status, transfer
 from server.registry.registry import Registry
 from server.registry.tasks import end_all
 from server.registry.upload import BlobUpload
@@ -47,7 +47,7 @@ async def push(registry: Registry, name: ModelName, url: str, asked: str) -> Asy
                 registry.limits,
                 registry.disk,
             )
-            async with aclosing(_follow(upload, registry.limits.progress_s)) as counts:
+            async with aclosing(_send(upload, registry.limits.progress_s)) as counts:
                 async for completed in counts:
                     yield transfer("pushing", layer.digest, layer.size, completed)
         yield status("pushing manifest")
@@ -81,20 +81,14 @@ def _read(store: Store, name: ModelName) -> tuple[ModelName, Manifest, bytes] | 
     return stored, parse_manifest(data, 0), data
 
 
-async def _follow(upload: BlobUpload, period_s: float) -> AsyncGenerator[int]:
-    """How many bytes have gone, whenever it has changed. Raises what the upload raises."""
+async def _send(upload: BlobUpload, period_s: float) -> AsyncGenerator[int]:
+    """Uploads, and yields how many bytes have gone. Raises what the upload raises."""
     task = asyncio.create_task(upload.run())
-    before = -1
     try:
-        while True:
-            is_done = task.done()
-            if upload.completed != before:
-                before = upload.completed
-                yield before
-            if is_done:
-                await task
-                return
-            await asyncio.wait({task}, timeout=period_s)
+        async with aclosing(follow({task}, lambda: upload.completed, period_s)) as counts:
+            async for completed in counts:
+                yield completed
+        await task
     finally:
         await end_all([task])
 
