@@ -33,12 +33,12 @@ class Challenge:
     scope: str
 
     @classmethod
-    def parse(cls, header: str) -> Challenge:
-        """Raises RegistryError for anything but a Bearer challenge."""
+    def parse(cls, header: str) -> Challenge | None:
+        """None for anything but a Bearer challenge."""
         scheme, _, rest = header.strip().partition(" ")
         values = {name.lower(): quoted or bare for name, quoted, bare in _PARAMETER.findall(rest)}
         if scheme.lower() != "bearer" or not values.get("realm"):
-            raise RegistryError("unauthorized: the registry does not say how to ask for a token")
+            return None
         return cls(values["realm"], values.get("service", ""), values.get("scope", ""))
 
     def token_url(self, registry: httpx.URL) -> httpx.URL:

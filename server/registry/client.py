@@ -111,8 +111,10 @@ class RegistryClient:
         response = await self._follow(ask, url)
         if response.status_code != 401 or ask.is_anonymous or not self._is_own(response.url):
             return response
-        await response.aclose()
         challenge = Challenge.parse(response.headers.get("www-authenticate", ""))
+        if challenge is None:
+            return response
+        await response.aclose()
         async with self._token_lock:
             if self._token == token:  # nobody else has got a new one meanwhile
                 self._token = await self._request_token(challenge)

@@ -29,6 +29,7 @@ class DiskThreads:
             while not future.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({future})
+            future.exception()  # has been seen: nobody is left to be told
             raise
 
     def close(self) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.errors import ApiError
 from server.names import InvalidNameError, ModelName
 from server.registry.address import registry_url
-from server.registry.auth import Challenge
+from server.registry.auth import Challenge, read_token, sign_request
+from server.registry.client import RegistryClient
 from server.registry.errors import RegistryError
 from server.short_names import full_name
 
@@ -71,5 +77,64 @@ def test_a_challenge(header: str) -> None:
 
 @pytest.mark.parametrize("header", ["", "Basic realm=x", "Bearer", 'Bearer realm=""', "Bearer ,,="])
 def test_no_challenge(header: str) -> None:
-    with pytest.raises(RegistryError, match="does not say how to ask for a token"):
-        Challenge.parse(header)
+    assert Challenge.parse(header) is None
+
+
+def sent_to(url: str, location: str) -> str:
+    """Where a registry at `url` may send us with `location`."""
+    request = httpx.Request("GET", f"{url}/v2/a/b/blobs/c")
+    response = httpx.Response(307, request=request)
+    return str(RegistryClient(httpx.AsyncClient(), url, Path()).resolve(response, location))
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "target"),
+    [
+        ("https://a.example", "https://cdn.example/x?y=z%2F", "https://cdn.example/x?y=z%2F"),
+        ("https://a.example", "/x", "https://a.example/x"),
+        ("https://a.example", "d", "https://a.example/v2/a/b/blobs/d"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2/x", "http://127.0.0.1:2/x"),
+        ("http://a.example", "https://b.example/", "https://b.example/"),
+    ],
+)
+def test_where_a_registry_may_send_us(url: str, location: str, target: str) -> None:
+    assert sent_to(url, location) == target
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "problem"),
+    [
+        ("https://a.example", "http://a.example/x", "without TLS"),
+        ("https://a.example", "https://localhost/x", "to this machine"),
+        ("http://a.example", "http://127.0.0.1:11434/api/tags", "to this machine"),
+        ("http://a.example", "http://[::1]/", "to this machine"),
+        ("https://a.example", "file:///etc/passwd", "an address that is none"),
+        ("https://a.example", "https://b:port/", "an address that is none"),
+        ("https://a.example", "http://", "an address that is none|without TLS"),
+    ],
+)
+def test_where_it_may_not(url: str, location: str, problem: str) -> None:
+    with pytest.raises(RegistryError, match=problem):
+        sent_to(url, location)
+
+
+def test_a_key_that_is_none(tmp_path: Path) -> None:
+    url = httpx.URL("https://a.example/token")
+    assert sign_request(url, tmp_path / "none") == {}
+    key = tmp_path / "id_ed25519"
+    key.write_text("not a key")
+    with pytest.raises(RegistryError, match="is no private key without a password"):
+        sign_request(url, key)
+    other = ec.generate_private_key(ec.SECP256R1())
+    encodings = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH)
+    key.write_bytes(other.private_bytes(*encodings, serialization.NoEncryption()))
+    with pytest.raises(RegistryError, match="is no Ed25519 key"):
+        sign_request(url, key)
+    with pytest.raises(RegistryError, match="Is a directory"):
+        sign_request(url, tmp_path)
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"token": ""}, {"token": 5}, {"token": "a\nb"}])
+def test_no_token(answer: object) -> None:
+    with pytest.raises(RegistryError, match="has no token"):
+        read_token(answer)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -176,6 +178,22 @@ def test_a_token_of_another_host_is_not_asked_for(
     assert storage.seen == []
 
 
+@pytest.mark.parametrize("challenge", [None, "Basic realm=x"])
+def test_a_registry_that_does_not_let_us(
+    store: Store, registry: Registry, challenge: str | None
+) -> None:
+    registry.conduct.token = "open sesame"
+    registry.conduct.gives_wrong_token = True
+    registry.conduct.challenge = challenge
+    with pytest.raises(RegistryError) as caught:
+        pull_once(store, f"{registry.host}/{PATH}")
+    assert str(caught.value) == (
+        "pull model manifest: unauthorized: access denied "
+        f"({registry.host} answers 401: who are you?)"
+    )
+    assert len(registry.seen) == (3 if challenge is None else 1)
+
+
 def test_a_broken_connection_is_taken_up_again(store: Store, registry: Registry) -> None:
     registry.conduct.break_after = 1 << 17
     registry.conduct.num_breaks = 7
@@ -319,6 +337,28 @@ def test_a_full_disk(store: Store, registry: Registry) -> None:
     )
     assert_nothing(store)
     assert registry.num_sent == 0
+
+
+def test_a_disk_that_fills_up_meanwhile(
+    store: Store, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has arrived stays: it is used when there is room again."""
+    pwrite, num_written = os.pwrite, 0
+
+    def write(file: int, data: bytes, offset: int) -> int:
+        nonlocal num_written
+        num_written += len(data)
+        if num_written > 1 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(file, data, offset)
+
+    monkeypatch.setattr("server.registry.partial_file.os.pwrite", write)
+    with pytest.raises(StoreError, match="No space left on device"):
+        pull_once(store, f"{registry.host}/{PATH}")
+    assert list(store.names()) == []
+    monkeypatch.undo()
+    pull_once(store, f"{registry.host}/{PATH}")
+    assert_whole(store, registry, f"{registry.host}/{PATH}")
 
 
 def change(**changes: Any) -> Callable[[Registry], None]:

@@ -51,6 +51,8 @@ class Conduct:
     """How the registry behaves; by default, as it should. May be changed at any time."""
 
     token: str = ""  # what everything but the token itself needs
+    gives_wrong_token: bool = False
+    challenge: str | None = None  # instead of the one that says where the token is
     realm: str = ""  # of the token, if it is not the registry's own /token
     storage: str = ""  # the root of another registry, to which requests for blobs are redirected
     break_after: int | None = None  # bytes of an answer before the connection breaks …
@@ -170,12 +172,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", 0)))
         path = urlsplit(self.path).path
         if path == "/token":
-            self._send(200, json.dumps({"token": conduct.token}).encode())
+            token = "wrong" if conduct.gives_wrong_token else conduct.token
+            self._send(200, json.dumps({"token": token}).encode())
         elif conduct.token and headers.get("authorization") != f"Bearer {conduct.token}":
             realm = conduct.realm or f"{registry.url}/token"
             scope = "repository:any/model:pull,push"
             challenge = f'Bearer realm="{realm}",service="{registry.host}",scope="{scope}"'
-            self._send(401, b"", {"WWW-Authenticate": challenge})
+            if conduct.challenge is not None:
+                challenge = conduct.challenge
+            body = b'{"errors": [{"message": "who are you?"}]}'
+            self._send(401, body, {"WWW-Authenticate": challenge})
         elif conduct.denies and self.command not in ("GET", "HEAD"):
             self._send(403, b'{"errors": [{"message": "not your namespace"}]}')
         elif match := _MANIFEST.fullmatch(path):
