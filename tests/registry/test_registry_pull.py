@@ -312,6 +312,38 @@ def test_two_pulls_of_one_model_at_once(store: Store, registry: Registry) -> Non
     assert len(registry.asked_for(model_digest())) == 4
 
 
+def test_the_failure_of_one_registry_is_not_that_of_another(
+    store: Store, registry: Registry, started: tuple[Registry, Registry]
+) -> None:
+    """Both have the same blob, and its download from the bad one was first."""
+    good = started[1]
+    registry.conduct.break_after = registry.conduct.hold_after = 1 << 20
+    registry.conduct.num_breaks = 10**6
+
+    async def work(transfers: Transfers) -> tuple[object, list[Json]]:
+        async def pull_good() -> list[Json]:
+            objects = []
+            async for each in transfers.pulling(f"{good.host}/{PATH}"):
+                objects.append(each)
+                if transfers.registry.num_users(model_digest()) == 2:
+                    registry.conduct.num_busy = 10**6
+                    registry.conduct.go.set()
+            return objects
+
+        bad = asyncio.create_task(transfers.pull(f"{registry.host}/{PATH}"))
+        while not transfers.registry.completed(model_digest()):
+            assert not bad.done()
+            await asyncio.sleep(0.01)
+        objects = await pull_good()
+        return (await asyncio.gather(bad, return_exceptions=True))[0], objects
+
+    error, objects = run(store, work)
+    assert isinstance(error, TemporaryError)
+    assert statuses(objects)[-1] == "success"
+    assert [name.host for name in store.names()] == [good.host]
+    assert store.blob_path(model_digest()).read_bytes() == DEMO_FILE.read_bytes()
+
+
 def test_who_comes_while_a_download_ends_waits(store: Store, registry: Registry) -> None:
     registry.conduct.hold_after = 1 << 20
 
