@@ -73,11 +73,9 @@ class BlobDownload:
 
     async def _attempt(self, *, is_last: bool) -> bool:
         """Whether another attempt, from nothing, may succeed where this one has not."""
-        partial = await self._disk.run(
-            PartialFile, self._store, self.digest, self.size, self._limits
-        )
-        self._partial = partial
+        self._partial = partial = PartialFile(self._store, self.digest, self.size, self._limits)
         try:
+            await self._disk.run(partial.open)
             await self._fetch(partial)
             self.has_arrived.set()
             await self._disk.run(self._adopt, partial)

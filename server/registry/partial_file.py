@@ -26,32 +26,35 @@ _LIFE_S = 7 * 24 * 3600
 
 
 class PartialFile:
-    """A download on disk, held by one process at a time. Its methods block: not for the loop."""
+    """A download on disk, held by one process at a time. `open` and what follows block."""
 
     def __init__(self, store: Store, digest: str, size: int, limits: Limits) -> None:
-        """Opens the file of an earlier attempt, or begins a new one.
+        blob = store.blob_path(digest)
+        self.path = blob.with_name(f"{blob.name}-partial")
+        self.parts: Sequence[Part] = ()
+        self.was_begun = False  # by an earlier attempt
+        self._store = store
+        self._digest = digest
+        self._size = size
+        self._limits = limits
+        self._file: int | None = None
+
+    def open(self) -> None:
+        """Opens the file of an earlier attempt, or begins a new one; `close` must follow.
 
         Raises StoreError when the store cannot be written, RegistryError when another process
         downloads the blob.
         """
-        blob = store.blob_path(digest)
-        self.path = blob.with_name(f"{blob.name}-partial")
-        self._store = store
-        self._size = size
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise store.unwritable(error) from error
-        try:
-            self._lock(digest)
-            self.parts: Sequence[Part] = self._read_notes()
-            if not self.parts:
-                self.replan(limits.part_size(size))
-        except BaseException:
-            os.close(self._file)
-            raise
+            raise self._store.unwritable(error) from error
+        self._lock(self._file)
+        self.parts = self._read_notes(self._file)
         self.was_begun = any(part.completed for part in self.parts)
+        if not self.parts:
+            self.replan(self._limits.part_size(self._size))
 
     @property
     def completed(self) -> int:
@@ -63,7 +66,7 @@ class PartialFile:
             rest = memoryview(data)
             offset = part.start
             while rest:
-                count = os.pwrite(self._file, rest, offset)
+                count = os.pwrite(self._descriptor, rest, offset)
                 rest, offset = rest[count:], offset + count
             part.completed += len(data)
             self._note(part)
@@ -76,8 +79,8 @@ class PartialFile:
         try:
             self.remove_notes()
             if not kept:
-                os.ftruncate(self._file, 0)
-            os.ftruncate(self._file, self._size)
+                os.ftruncate(self._descriptor, 0)
+            os.ftruncate(self._descriptor, self._size)
             self.parts = plan_parts(self._size, part_size)
             if self.parts:
                 self.parts[0].completed = min(kept, self.parts[0].size)
@@ -96,18 +99,27 @@ class PartialFile:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Lets go of the file; what is there stays for the next attempt."""
-        os.close(self._file)
+        """Lets go of the file, if it is open; what is there stays for the next attempt."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
-    def _lock(self, digest: str) -> None:
+    @property
+    def _descriptor(self) -> int:
+        assert self._file is not None
+        return self._file
+
+    def _lock(self, file: int) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held it may have finished and renamed the file between our open and our lock.
-            is_ours = os.path.samestat(os.fstat(self._file), self.path.stat())
+            is_ours = os.path.samestat(os.fstat(file), self.path.stat())
         except OSError:
             is_ours = False
         if not is_ours:
-            raise RegistryError(f"another process is downloading {digest}; wait until it is done")
+            raise RegistryError(
+                f"another process is downloading {self._digest}; wait until it is done"
+            )
 
     def _notes(self) -> list[Path]:
         return list(self.path.parent.glob(f"{self.path.name}-*"))
@@ -115,9 +127,9 @@ class PartialFile:
     def _note_path(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}-{number}")
 
-    def _read_notes(self) -> list[Part]:
+    def _read_notes(self, file: int) -> list[Part]:
         """The parts of an earlier attempt; none if they are not those of such a blob."""
-        if os.fstat(self._file).st_size != self._size:
+        if os.fstat(file).st_size != self._size:
             return []
         parts = []
         for number in range(len(self._notes())):

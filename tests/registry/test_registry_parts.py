@@ -21,6 +21,16 @@ from tests.tools.registry import digest_of
 SMALL = Limits(num_parallel=4, min_part=3, max_part=8)
 
 
+def opened(store: Store, digest: str, size: int) -> PartialFile:
+    partial = PartialFile(store, digest, size, SMALL)
+    try:
+        partial.open()
+    except BaseException:
+        partial.close()
+        raise
+    return partial
+
+
 @given(size=st.integers(0, 1 << 45))
 def test_parts_make_up_the_blob_exactly_once(size: int) -> None:
     limits = Limits()
@@ -89,12 +99,12 @@ def test_no_byte_is_asked_for_twice_and_none_is_left_out(
                 fetched[byte] += 1
             partial.write(part, data[part.start : end])
 
-        partial = PartialFile(store, digest, len(data), SMALL)
+        partial = opened(store, digest, len(data))
         for number, (choice, count) in enumerate(steps):
             if number in reopened_after:
                 before = partial.completed
                 partial.close()
-                partial = PartialFile(store, digest, len(data), SMALL)
+                partial = opened(store, digest, len(data))
                 assert partial.completed == before
             part = partial.parts[choice % len(partial.parts)]
             if not part.is_done:
@@ -111,7 +121,7 @@ def test_no_byte_is_asked_for_twice_and_none_is_left_out(
 
 
 def begun(store: Store, data: bytes) -> PartialFile:
-    partial = PartialFile(store, digest_of(data), len(data), SMALL)
+    partial = opened(store, digest_of(data), len(data))
     partial.write(partial.parts[0], data[:2])
     partial.write(partial.parts[1], data[partial.parts[1].start :][:1])
     return partial
@@ -142,7 +152,7 @@ def test_what_cannot_be_trusted_is_begun_anew(tmp_path: Path, damage: str) -> No
         path.write_bytes(data + b"more")
     else:
         path.unlink()
-    partial = PartialFile(store, digest_of(data), len(data), SMALL)
+    partial = opened(store, digest_of(data), len(data))
     assert partial.completed == 0
     assert not partial.was_begun
     assert is_cover(partial.parts, len(data))
@@ -155,9 +165,9 @@ def test_only_one_has_the_file(tmp_path: Path) -> None:
     store, data = Store(tmp_path), bytes(range(12))
     partial = begun(store, data)
     with pytest.raises(RegistryError, match="another process is downloading sha256:"):
-        PartialFile(store, digest_of(data), len(data), SMALL)
+        opened(store, digest_of(data), len(data))
     partial.close()
-    PartialFile(store, digest_of(data), len(data), SMALL).close()
+    opened(store, digest_of(data), len(data)).close()
 
 
 def test_old_downloads_are_deleted(tmp_path: Path) -> None:
