@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import fcntl
 import itertools
 import json
 import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from server.store import Store, StoreError
 from server.stored_model import open_model
 from tests.tools.registry import DEMO_PATH as PATH
 from tests.tools.registry import Registry, digest_of
-from tests.tools.running_server import needs_demo
+from tests.tools.running_server import TIMEOUT_S, needs_demo
 from tests.tools.transfers import QUICK, Json, Transfers, pull_once, run
 
 pytestmark = needs_demo
@@ -246,15 +248,27 @@ def test_a_registry_without_ranges(store: Store, registry: Registry) -> None:
     assert_whole(store, registry, f"{registry.host}/{PATH}")
 
 
-def test_a_pull_that_is_cancelled_at_any_moment_leaves_no_lock(
-    store: Store, registry: Registry
+def test_a_pull_cancelled_while_its_file_is_opened_lets_go_of_it(
+    store: Store, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    flock, is_inside, may_go = fcntl.flock, threading.Event(), threading.Event()
+
+    def lock(file: int, operation: int) -> None:
+        is_inside.set()
+        assert may_go.wait(TIMEOUT_S)
+        flock(file, operation)
+
+    monkeypatch.setattr("server.registry.partial_file.fcntl.flock", lock)
+
     async def work(transfers: Transfers) -> None:
-        for number in range(40):
-            pulling = asyncio.create_task(transfers.pull(f"{registry.host}/{PATH}"))
-            await asyncio.sleep(number * 0.001)
-            pulling.cancel()
-            await asyncio.gather(pulling, return_exceptions=True)
+        pulling = asyncio.create_task(transfers.pull(f"{registry.host}/{PATH}"))
+        while not is_inside.is_set():
+            await asyncio.sleep(0.001)
+        pulling.cancel()
+        await asyncio.sleep(0)  # the cancellation reaches the thread's waiter
+        may_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
         await transfers.pull(f"{registry.host}/{PATH}")
 
     run(store, work)
