@@ -20,7 +20,19 @@ from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
 from server.pruning import remove_forgotten_blobs
-from server.routes import chat, create, generate, manage, metrics, models, root, sessions
+from server.registry.partial_file import remove_stale_partials
+from server.registry.registry import Registry
+from server.routes import (
+    chat,
+    create,
+    generate,
+    manage,
+    metrics,
+    models,
+    registry,
+    root,
+    sessions,
+)
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store, StoreError
@@ -41,20 +53,25 @@ def create_app(settings: Settings) -> FastAPI:
     store = Store(settings.models)
     manager = ModelManager(settings)
     named_sessions = Sessions(settings.states, settings.max_queue)
+    transfers = Registry(store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(_tidy, store, settings)
+        await asyncio.to_thread(remove_stale_partials, store)
         await asyncio.to_thread(ensure_demo_model, store)
         try:
             yield
         finally:
+            await transfers.close()
             await manager.close()
             await named_sessions.close()
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
-    app.state.context = ServerContext(settings, store, manager, named_sessions)
-    for module in (root, models, create, manage, generate, chat, sessions, metrics):
+    app.state.context = ServerContext(settings, store, manager, named_sessions, transfers)
+    for module in (
+        root, models, create, manage, generate, chat, sessions, registry, metrics,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)

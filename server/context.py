@@ -15,6 +15,7 @@ from server.go_json import parse_body
 from server.manifests import DamagedModelError
 from server.model_manager import ModelManager
 from server.names import ModelName
+from server.registry.registry import Registry
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
@@ -34,6 +35,7 @@ class ServerContext:
     store: Store
     manager: ModelManager
     sessions: Sessions
+    registry: Registry
     creating: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CREATING))
 
     async def find_model(self, name: str) -> StoredModel:

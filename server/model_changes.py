@@ -6,6 +6,7 @@ from server.errors import ApiError, model_not_found
 from server.go_text import go_quote
 from server.names import InvalidNameError, ModelName
 from server.pruning import digests_of, remove_unused_blobs
+from server.short_names import find_name
 from server.store import Store
 
 
@@ -18,7 +19,7 @@ def copy_model(store: Store, source: str, destination: str) -> ModelName:
     new = _parse(destination, f"destination {go_quote(destination)} is invalid")
     missing = ApiError(404, f"model {go_quote(source)} not found")
     with store.lock():
-        found = store.canonical_name(old)
+        found = find_name(store, old)
         if found is None:
             raise missing
         if found.key == new.key:
@@ -39,7 +40,7 @@ def delete_model(store: Store, text: str) -> ModelName:
         raise ApiError(400, "model is required")
     name = _parse(text, f"name {go_quote(text)} is invalid")
     with store.lock():
-        found = store.canonical_name(name)
+        found = find_name(store, name)
         if found is None:
             raise model_not_found(text)
         digests = list(digests_of(store, found))

@@ -39,7 +39,7 @@ _TEMPORARY_PREFIX = "tmp-"
 _TEMPORARY_LIFE_S = 24 * 3600
 _COPY_BYTES = 1 << 20
 # A real manifest has at most a few kilobytes; more is not read.
-_MAX_MANIFEST_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 4 << 20
 
 # Whoever has the lock keeps it for the time of a few small files.
 _LOCK_TIMEOUT_S = 60.0
@@ -274,7 +274,7 @@ class Store:
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                if status.st_size > _MAX_MANIFEST_BYTES:
+                if status.st_size > MAX_MANIFEST_BYTES:
                     raise DamagedModelError("not a manifest (it is too large)")
                 return parse_manifest(file.read(), status.st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -288,13 +288,19 @@ class Store:
         Raises StoreError when the store cannot be written, or one of the blobs is gone because a
         model that had it too was deleted meanwhile.
         """
+        return self.write_manifest_file(name, format_manifest(config, layers))
+
+    def write_manifest_file(self, name: ModelName, data: bytes) -> Manifest:
+        """As `write_manifest`, with the manifest as a registry sent it, whose digest it keeps."""
+        manifest = parse_manifest(data, 0)
         with self.lock():
-            for layer in (config, *layers):
+            for layer in (manifest.config, *manifest.layers):
                 if not self.has_blob(layer.digest):
                     raise StoreError(
                         f"{name.shortest}: its blob {layer.digest} was deleted meanwhile; try again"
                     )
-            return self._register(name, format_manifest(config, layers))
+            path = self._write(name, data)
+            return parse_manifest(data, path.stat().st_mtime_ns)
 
     def copy_manifest(self, source: ModelName, name: ModelName) -> bool:
         """Registers under `name` what is stored under exactly `source`, byte for byte.
@@ -324,10 +330,6 @@ class Store:
                     folder.rmdir()
                 except OSError:  # most often because others are in it
                     return
-
-    def _register(self, name: ModelName, data: bytes) -> Manifest:
-        path = self._write(name, data)
-        return parse_manifest(data, path.stat().st_mtime_ns)
 
     def _write(self, name: ModelName, data: bytes) -> Path:
         """The manifest's file, under the name in the case that is stored."""

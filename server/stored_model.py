@@ -27,6 +27,7 @@ from server.manifests import (
 )
 from server.names import ModelName
 from server.pruning import remove_unused_blobs, replace_manifest
+from server.short_names import find_name
 from server.store import Blob, StagedBlob, Store
 
 # Texts and parameters are small; a larger blob under their media types is damage.
@@ -114,12 +115,12 @@ def open_model(store: Store, name: ModelName) -> StoredModel | None:
 
     Raises ForeignModelError if it is no RWKV-7 model, DamagedModelError if it cannot be read.
     """
-    canonical = store.canonical_name(name)
+    canonical = find_name(store, name)
     if canonical is None:
         return None
     try:
         manifest = store.read_manifest(canonical)
-        return _read_model(store, canonical, manifest) if manifest else None
+        return read_model(store, canonical, manifest) if manifest else None
     except DamagedModelError as error:
         raise DamagedModelError(
             f"{canonical.shortest}: {error}; create or pull it again"
@@ -246,16 +247,15 @@ class _Layers:
             self.add(LICENSE_TYPE, text)
 
 
-def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredModel:
+def read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredModel:
+    """The model that `manifest` describes, registered or not. Raises as `open_model` does."""
     config = _read_json(store, manifest.config.digest, dict)
     family = config.get("model_family")
     if family and family != ARCHITECTURE:
-        raise ForeignModelError(_foreign(name, str(family)))
+        raise ForeignModelError(foreign_model(name, str(family)))
     layer = manifest.layer(MODEL_TYPE)
     if layer is None:
-        raise ForeignModelError(
-            f"{name.shortest} has no GGUF file; Anser runs RWKV-7 models in GGUF files"
-        )
+        raise ForeignModelError(no_gguf_file(name))
     path = _existing(store, layer)
     try:
         facts = read_facts(path)
@@ -264,7 +264,7 @@ def _read_model(store: Store, name: ModelName, manifest: Manifest) -> StoredMode
             raise DamagedModelError(f"its file {error.problem}") from error
         raise ForeignModelError(f"{name.shortest} {error.problem}") from error
     if facts.architecture != ARCHITECTURE:
-        raise ForeignModelError(_foreign(name, facts.architecture))
+        raise ForeignModelError(foreign_model(name, facts.architecture))
 
     def texts(media_type: str) -> list[str]:
         return [_read_text(store, each.digest) for each in manifest.all(media_type)]
@@ -305,10 +305,15 @@ def _existing(store: Store, layer: Layer) -> Path:
     return path
 
 
-def _foreign(name: ModelName, family: str) -> str:
+def foreign_model(name: ModelName, family: str) -> str:
+    """What to say of a model of another architecture."""
     return (
         f'{name.shortest} is no RWKV-7 model (its family is "{family}"); Anser runs RWKV-7 models'
     )
+
+
+def no_gguf_file(name: ModelName) -> str:
+    return f"{name.shortest} has no GGUF file; Anser runs RWKV-7 models in GGUF files"
 
 
 def _read_text(store: Store, digest: str) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from importlib import metadata
 from typing import NoReturn, TypeAlias
 
+from server.cli import pull, push
 from server.cli.model_arguments import add_json, add_model_commands
 from server.durations import DurationError, keep_alive_ns
 
@@ -41,6 +42,7 @@ Serve Ollama's API until Ctrl-C. Everything is set by environment variables:
 """
 _RUN = """\
 Chat with a model. With a PROMPT, or with text on standard input, answer that and leave.
+A model that is not there is pulled first.
 
 Talks to the server at $OLLAMA_HOST; where none answers on this machine, one is started
 on a free port and ended with the chat. Its log is ~/.anser/logs/server.log.
@@ -89,7 +91,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(
         metavar="COMMAND", required=True, title="commands", parser_class=_CommandParser
     )
-    for add in (_add_serve, _add_run, _add_create, _add_list, _add_bench):
+    for add in (_add_serve, _add_run, _add_pull, _add_push, _add_create, _add_list, _add_bench):
         add(commands)
     add_model_commands(partial(_add, commands))
     return parser.parse_args(_spell_out_think(argv))
@@ -162,6 +164,14 @@ def _add_run(commands: _Commands) -> None:
         help="how long the model stays in memory afterwards: 5m, 1h30m, seconds, -1 for ever",
     )
     parser.add_argument("--nowordwrap", action="store_true", help="do not wrap lines at words")
+
+
+def _add_pull(commands: _Commands) -> None:
+    pull.add_arguments(_add(commands, "pull", "fetch a model from a registry", pull.DESCRIPTION))
+
+
+def _add_push(commands: _Commands) -> None:
+    push.add_arguments(_add(commands, "push", "send a model to a registry", push.DESCRIPTION))
 
 
 def _add_create(commands: _Commands) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from server import loopback
 from server.cli.errors import CommandError, ConnectionLostError, ServerError
 
 Json = Mapping[str, Any]
@@ -90,6 +90,10 @@ class Client:
         """The chunks of a reply. Closing it closes the connection, which stops the reply."""
         return self._stream("/api/chat", request)
 
+    def transfer(self, verb: str, model: str, *, insecure: bool) -> Generator[Json, None, None]:
+        """The progress of a "pull" or a "push"; closing it ends the transfer."""
+        return self._stream(f"/api/{verb}", {"model": model, "insecure": insecure})
+
     def create(self, request: Json) -> Generator[Json, None, None]:
         """The statuses of a create. Closing it closes the connection, which ends the work."""
         return self._stream("/api/create", request)
@@ -139,13 +143,7 @@ class Client:
 
 
 def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return loopback.is_loopback(urlsplit(url).hostname or "")
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:

@@ -14,8 +14,8 @@ from server.settings import Settings
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[Client]:
-    """A client of a server that answers.
+def connected(settings: Settings, purpose: str = "chat") -> Iterator[Client]:
+    """A client of a server that answers; `purpose` is what the user wants of it.
 
     Where none answers at a loopback address, a private one is started and ended with the block.
     Raises CommandError when the address is elsewhere: no server of this machine can be meant then.
@@ -28,12 +28,12 @@ def connected(settings: Settings) -> Iterator[Client]:
                     f"no server answers at {settings.url}; "
                     "start `anser serve` there, or unset OLLAMA_HOST"
                 )
-            client = stack.enter_context(Client(_start_private_server(stack)))
+            client = stack.enter_context(Client(_start_private_server(stack, purpose)))
         yield client
 
 
-def _start_private_server(stack: ExitStack) -> str:
-    note = "no server is running; starting one for this chat"
+def _start_private_server(stack: ExitStack, purpose: str) -> str:
+    note = f"no server is running; starting one for this {purpose}"
     if not has_colour(sys.stderr):
         print(note, file=sys.stderr)
     with Spinner(sys.stderr, note):

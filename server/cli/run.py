@@ -13,6 +13,7 @@ from server.cli.connection import connected
 from server.cli.errors import CommandError, ServerError
 from server.cli.private_server import anser_folder
 from server.cli.terminal import ReplyWriter, Spinner
+from server.cli.transfer import transfer
 from server.settings import Settings
 
 _INTERRUPTED = 130
@@ -55,15 +56,20 @@ def _begin(arguments: argparse.Namespace, info: Json) -> Chat:
 
 
 def _find_model(client: Client, model: str) -> Json:
+    """What the server knows of the model, which is pulled if it is not there."""
     try:
         return client.show(model)
     except ServerError as error:
         if error.status != 404:
             raise
+    try:
+        transfer(client, "pull", model, insecure=False)
+    except ServerError as error:
         raise CommandError(
-            f"model '{model}' not found; `anser list` shows the models that are here, "
-            f"`anser create {model} -f Modelfile` makes one from a file"
+            f"model '{model}' not found, and cannot be pulled: {error}; `anser list` shows the "
+            f"models that are here, `anser create {model} -f Modelfile` makes one from a file"
         ) from error
+    return client.show(model)
 
 
 def _show_messages(chat: Chat, info: Json) -> None:

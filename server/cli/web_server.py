@@ -72,8 +72,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # What is cut off now is cut off on purpose: no complaints in the log.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        # uvicorn waits for open connections first, and those wait for their generations.
-        closing = asyncio.create_task(self._app.state.context.manager.close())
+        # uvicorn waits for open connections first, and those wait for generations and downloads.
+        context = self._app.state.context
+        closing = asyncio.gather(context.manager.close(), context.registry.stop())
         await super().shutdown(sockets)
         await closing
 

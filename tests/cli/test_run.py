@@ -189,7 +189,6 @@ def test_ctrl_c_ends_a_single_question(anser: Anser) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
-        (("nobody",), 1, "model 'nobody' not found; `anser list`"),
         (("a b/c:d",), 1, "invalid model name"),
         ((SHORT, "--think=loudly"), 2, "must be one of true, false"),
         ((SHORT, "--keepalive", "soon"), 2, "invalid duration"),
@@ -201,6 +200,16 @@ def test_errors_are_one_line(anser: Anser, words: tuple[str, ...], code: int, pr
     assert result.returncode == code
     assert problem in result.stderr
     assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_model_that_cannot_be_had(anser: Anser) -> None:
+    result = anser.run("run", "127.0.0.1:1/a/nobody", stdin="Hello")
+    assert result.returncode == 1
+    *_, line = result.stderr.splitlines()
+    assert line.startswith("Error: model '127.0.0.1:1/a/nobody' not found, and cannot be pulled: ")
+    assert "cannot reach 127.0.0.1:1" in line
+    assert "`anser list`" in line
     assert result.stdout == ""
 
 

@@ -94,7 +94,7 @@ def test_quantized_rows(native: Operations) -> None:
     codes, scales, sums, scaled_sums = quantized(native, x)
     amax = x.reshape(*x.shape[:-1], -1, 32).abs().amax(-1).t()
     torch.testing.assert_close(scales, torch.where(amax < 1e-30, 0.0, amax / 127), rtol=0, atol=0)
-    halves = codes.long().unflatten(-1, (2, 16)).sum(-1)
+    halves = codes.long().reshape(*codes.shape[:2], 2, 16).sum(-1)
     assert torch.equal(sums[:, :2].long(), -halves.transpose(1, 2))
     assert torch.equal(sums[:, 2].long(), -codes.long().sum(-1))
     torch.testing.assert_close(scaled_sums, scales * codes.long().sum(-1), rtol=0, atol=0)

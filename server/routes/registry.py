@@ -1,0 +1,84 @@
+"""`/api/pull` and `/api/push`: models from and to registries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import ClassVar
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.context import context_of, read_request
+from server.errors import ApiError
+from server.go_decode import GoModel
+from server.names import InvalidNameError, ModelName
+from server.registry.address import registry_url
+from server.registry.progress import Json
+from server.registry.pull import pull
+from server.registry.push import push
+from server.short_names import full_name
+from server.streaming import ReplyResponse
+
+router = APIRouter()
+
+
+class TransferRequest(GoModel):
+    """Which model; `name` is what the field was called once.
+
+    `username` and `password` are read, as Ollama reads them, and used as little.
+    """
+
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    username: str = ""
+    password: str = ""
+    stream: bool = True
+
+
+class PullRequest(TransferRequest):
+    go_name: ClassVar[str] = "PullRequest"
+
+
+class PushRequest(TransferRequest):
+    go_name: ClassVar[str] = "PushRequest"
+
+
+@router.post("/api/pull")
+async def pull_model(request: Request) -> Response:
+    asked = await read_request(request, PullRequest)
+    text = asked.model or asked.name
+    name = full_name(_parse(text))
+    url = registry_url(text, name, is_insecure=asked.insecure)
+    return _reply(pull(context_of(request).registry, name, url), asked)
+
+
+@router.post("/api/push")
+async def push_model(request: Request) -> Response:
+    asked = await read_request(request, PushRequest)
+    text = asked.model or asked.name
+    if not text:
+        raise ApiError(400, "model is required")
+    name = _parse(text)
+    url = registry_url(text, name, is_insecure=asked.insecure)
+    return _reply(push(context_of(request).registry, name, url, text), asked)
+
+
+def _parse(text: str) -> ModelName:
+    if not text:
+        raise InvalidNameError(text)
+    return ModelName.parse(text)
+
+
+def _reply(objects: AsyncGenerator[Json], asked: TransferRequest) -> Response:
+    return ReplyResponse(objects if asked.stream else _last(objects), stream=asked.stream)
+
+
+async def _last(objects: AsyncGenerator[Json]) -> AsyncGenerator[Json]:
+    """Only the last of the objects: for clients that want one answer."""
+    last: Json = {}
+    async with aclosing(objects):
+        async for each in objects:
+            last = each
+    yield last
