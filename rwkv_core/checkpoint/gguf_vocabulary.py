@@ -21,7 +21,7 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _END_OF_TURN = (261, b"\n\n")
 
 # The chat format of the released models, without thinking, for runtimes that read it from the file.
-_CHAT_TEMPLATE = """\
+BUILT_IN_CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}
 {{- 'System: ' + message['content']|trim + '\\n\\n' -}}
@@ -49,7 +49,7 @@ def vocabulary_metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Metada
         if not isinstance(json_text, str):
             raise TokenizerError(f"GGUF files cannot carry a {type(tokenizer).__name__}")
         metadata = _hugging_face(json_text, num_rows)
-    metadata[CHAT_TEMPLATE_KEY] = _CHAT_TEMPLATE
+    metadata[CHAT_TEMPLATE_KEY] = BUILT_IN_CHAT_TEMPLATE
     for end_of_text in sorted(tokenizer.eos_token_ids)[:1]:
         metadata["tokenizer.ggml.bos_token_id"] = end_of_text
         metadata["tokenizer.ggml.eos_token_id"] = end_of_text

@@ -7,6 +7,15 @@ fixed table of functions, and every rendering is bounded in steps, output, depth
 from server.go_template.errors import TemplateError
 from server.go_template.limits import Limits
 from server.go_template.template import Template, parse
-from server.go_template.values import JsonList, JsonMap, Record
+from server.go_template.values import JsonList, JsonMap, OneOrMore, Record
 
-__all__ = ["JsonList", "JsonMap", "Limits", "Record", "Template", "TemplateError", "parse"]
+__all__ = [
+    "JsonList",
+    "JsonMap",
+    "Limits",
+    "OneOrMore",
+    "Record",
+    "Template",
+    "TemplateError",
+    "parse",
+]

@@ -7,6 +7,7 @@ from typing import Any
 
 from server.go_template.json_text import json_text
 from server.go_template.values import (
+    OneOrMore,
     Record,
     ValueDepthError,
     is_list,
@@ -39,6 +40,8 @@ def plain_text(value: Any) -> str:
                 parts.append(f"{' ' if i else ''}{key}:")
                 write(item, depth + 1)
             parts.append("]")
+        elif isinstance(each, OneOrMore) and len(each) <= 1:
+            parts.extend(each)
         elif is_list(each):
             write_all("[", each, "]", depth)
         else:

@@ -56,6 +56,10 @@ class JsonMap(dict[str, Any]):
     """A mapping that is written as JSON."""
 
 
+class OneOrMore(list[str]):
+    """A list that is written without brackets when it has one item."""
+
+
 class ValueDepthError(Exception):
     """A value whose parts lie too deep inside each other."""
 
