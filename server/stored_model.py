@@ -73,6 +73,15 @@ class StoredModel:
         return model_template(self.template, self.facts, *names)
 
     @property
+    def shown_template(self) -> str:
+        """The template in force, or the TEMPLATE that is not; "" for none."""
+        try:
+            template = self.chat_template
+        except TemplateError:
+            return self.template
+        return template.text if template else self.template
+
+    @property
     def thinking_tags(self) -> ThinkingTags | None:
         """None for a model that does not think. Raises TemplateError as above."""
         template = self.chat_template

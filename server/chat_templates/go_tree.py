@@ -46,7 +46,11 @@ def thinking_tags(template: Template) -> ThinkingTags | None:
         first, last = (nodes[0], nodes[-1]) if nodes else (None, None)
         opening = first.text.strip() if isinstance(first, Text) else opening
         closing = last.text.strip() if isinstance(last, Text) else closing
-    return ThinkingTags(opening, closing) if opening and closing else None
+    if not opening or not closing:
+        return None
+    # The template may write a part of the tag before it branches: "<", then "think>".
+    whole = closing.replace("</", "<", 1)
+    return ThinkingTags(whole if whole.endswith(opening) else opening, closing)
 
 
 def tool_tag(template: Template) -> str:
