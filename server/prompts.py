@@ -250,12 +250,14 @@ def _render(template: ChatTemplate, chat: Conversation) -> str:
     return template.render(TemplateChat(chat.messages, chat.tools, chat.think))
 
 
-def _next_rendered(template: ChatTemplate, said: Conversation) -> list[str]:
+def _next_rendered(
+    template: ChatTemplate, said: Conversation, words: Sequence[str] = _NEXT_WORDS
+) -> list[str]:
     """The prompts of a conversation that goes on, for different things said next."""
     role: Role = "tool" if said.messages and said.messages[-1].tool_calls else "user"
     return [
         _render(template, replace(said, messages=(*said.messages, Message(role, word))))
-        for word in _NEXT_WORDS
+        for word in words
     ]
 
 
@@ -274,7 +276,9 @@ def _rendered_marks(template: ChatTemplate, chat: Conversation, text: str) -> tu
     marks: dict[int, SnapshotKind] = {}
     for num_kept, kind in sorted(ends.items()):
         try:
-            others = _next_rendered(template, replace(chat, messages=chat.messages[:num_kept]))
+            kept = replace(chat, messages=chat.messages[:num_kept])
+            # Two: what the prompt says itself may begin like one of them.
+            others = _next_rendered(template, kept, _NEXT_WORDS[:2])
         except TemplateError:
             continue  # one that refuses such a conversation, as some do
         num_chars = min(_num_common(text, other) for other in others)

@@ -36,10 +36,6 @@ class JinjaProcess:
         """Raises TemplateError for what cannot be rendered, or takes too long or too much."""
         return self._ask({"template": template, "values": values, "max_chars": MAX_OUTPUT_CHARS})
 
-    def check(self, template: str) -> None:
-        """Raises TemplateError for what is no template."""
-        self._ask({"template": template, "only_parse": True})
-
     def close(self) -> None:
         with self._lock:
             self._end()

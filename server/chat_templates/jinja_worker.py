@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from jinja2 import Template
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -72,17 +72,14 @@ def _render(request: dict[str, Any]) -> str:
 def answer(request: dict[str, Any]) -> dict[str, str]:  # noqa: PLR0911 - one for each outcome
     """{"text"}, or {"error"} with what went wrong."""
     try:
-        if request.get("only_parse"):
-            _compiled(request["template"])
-            return {"text": ""}
         return {"text": _render(request)}
     except _Refused as error:
         return {"error": str(error)}
+    except TemplateSyntaxError as error:
+        remedy = "a TEMPLATE in a Modelfile would replace it"
+        return {"error": f"line {error.lineno}: {error.message}; {remedy}"}
     except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        return {
-            "error": f"{f'line {line}: ' if line else ''}{error.message or type(error).__name__}"
-        }
+        return {"error": error.message or type(error).__name__}
     except RecursionError:
         return {"error": "it is nested too deep"}
     except MemoryError:

@@ -12,7 +12,7 @@ from urllib.parse import quote_plus
 from server.go_template.errors import ExecutionError
 from server.go_template.json_text import json_text
 from server.go_template.limits import Budget
-from server.go_template.printf import formatted, max_length
+from server.go_template.printf import formatted, num_leaves, padded_length
 from server.go_template.printing import concatenated, plain_text
 from server.go_template.values import (
     Byte,
@@ -68,6 +68,9 @@ class Function:
             raise ExecutionError(problem) from None
 
 
+# Characters that one becomes at most: %F0%9F%98%80 in a URL.
+_MAX_ESCAPE = 12
+
 # Indexing
 
 
@@ -107,7 +110,7 @@ def _slice(budget: Budget, item: Any, *indexes: Any) -> Any:
     if not is_list(item):
         raise ExecutionError(f"can't slice item of type {type_name(item)}")
     start, end = _slice_bounds(indexes, len(item))
-    budget.work(end - start)
+    budget.read(end - start)
     return item[start:end]
 
 
@@ -142,7 +145,7 @@ def _length(budget: Budget, item: Any) -> int:
 
 
 def _bytes(budget: Budget, text: str) -> bytes:
-    budget.work(len(text))
+    budget.read(len(text))
     return encode(text)
 
 
@@ -169,7 +172,7 @@ def _equal(budget: Budget, first: Any, *others: Any) -> bool:
             if _equal_nils(first, other):
                 return True
         else:
-            budget.work(len(first) if isinstance(first, str) else 0)
+            budget.read(len(first) if isinstance(first, str) else 0)
             if first == other:
                 return True
     return False
@@ -219,42 +222,36 @@ def _incompatible(first: Any, other: Any) -> str:
 
 
 def _made(budget: Budget, text: str) -> str:
-    budget.work(len(text))
+    budget.make(len(text))
     return text
 
 
 def _print(budget: Budget, *values: Any) -> str:
-    return _made(budget, concatenated(_counted(budget, values)))
+    return _made(budget, concatenated(values))
 
 
 def _println(budget: Budget, *values: Any) -> str:
-    return _made(budget, " ".join(map(plain_text, _counted(budget, values))) + "\n")
+    return _made(budget, " ".join(map(plain_text, values)) + "\n")
 
 
 def _printf(budget: Budget, form: str, *values: Any) -> str:
-    _counted(budget, values)
-    # A list is written item by item, each with the width of its verb.
-    most = max((len(each) for each in values if is_list(each) or is_map(each)), default=1)
-    budget.work(max_length(form) * max(most, 1))
+    # Paid for in advance: a list is written item by item, each with the width of its verb.
+    budget.make(padded_length(form) * max(map(num_leaves, values), default=1))
     return _made(budget, formatted(form, values))
 
 
-def _counted(budget: Budget, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuses texts that are too long together before they are copied."""
-    budget.check_size(sum(len(each) for each in values if isinstance(each, str)))
-    return values
-
-
 def _escapable(budget: Budget, values: tuple[Any, ...]) -> str:
-    return _print(budget, *("<no value>" if is_nil(each) else each for each in values))
+    text = _print(budget, *("<no value>" if is_nil(each) else each for each in values))
+    budget.make(_MAX_ESCAPE * len(text))
+    return text
 
 
 def _html(budget: Budget, *values: Any) -> str:
-    return _made(budget, _escapable(budget, values).translate(_HTML))
+    return _escapable(budget, values).translate(_HTML)
 
 
 def _js(budget: Budget, *values: Any) -> str:
-    return _made(budget, "".join(map(_js_char, _escapable(budget, values))))
+    return "".join(map(_js_char, _escapable(budget, values)))
 
 
 def _js_char(char: str) -> str:
@@ -266,7 +263,7 @@ def _js_char(char: str) -> str:
 
 
 def _urlquery(budget: Budget, *values: Any) -> str:
-    return _made(budget, quote_plus(encode(_escapable(budget, values))))
+    return quote_plus(encode(_escapable(budget, values)))
 
 
 _HTML = str.maketrans(

@@ -12,8 +12,10 @@ MAX_TEMPLATE_CHARS = 1 << 20
 # Control structures and parentheses inside each other, also through {{template}}. The evaluator
 # takes at most five Python frames for each, so this keeps it below Python's limit of 1,000.
 MAX_DEPTH = 100
-# Characters that count as one step when a function makes or reads a text.
-_CHARS_PER_STEP = 64
+# Characters of a text, or items of a list, that count as one step when a function reads them.
+_ITEMS_PER_STEP = 64
+# Texts that functions make may be this much longer than what is written in the end.
+_MADE_PER_WRITTEN = 4
 # Reading the clock costs as much as a step.
 _STEPS_PER_CLOCK = 256
 
@@ -26,7 +28,7 @@ class Limits:
     """
 
     max_steps: int = 20_000_000
-    max_output_chars: int = 32 << 20
+    max_output_chars: int = 16 << 20
     max_seconds: float = 5.0
 
 
@@ -37,6 +39,7 @@ class Budget:
         self._limits = limits
         self._steps_left = limits.max_steps
         self._chars_left = limits.max_output_chars
+        self._chars_to_make = _MADE_PER_WRITTEN * limits.max_output_chars
         self._deadline = time.thread_time() + limits.max_seconds
         self._until_clock = _STEPS_PER_CLOCK
 
@@ -51,14 +54,18 @@ class Budget:
             if time.thread_time() > self._deadline:
                 raise TemplateError(f"template takes longer than {self._limits.max_seconds:g} s")
 
-    def work(self, num_chars: int) -> None:
-        """A function is about to make or to read this many characters."""
-        self.check_size(num_chars)
-        self.step(num_chars // _CHARS_PER_STEP)
+    def read(self, num_items: int) -> None:
+        """A function is about to go through so many characters, or items of a list."""
+        self.step(num_items // _ITEMS_PER_STEP)
 
-    def check_size(self, num_chars: int) -> None:
-        if num_chars > self._limits.max_output_chars:
+    def make(self, num_chars: int) -> None:
+        """A function is about to make a text of so many characters. A variable may keep it, so all
+        of them together are bounded.
+        """
+        self._chars_to_make -= num_chars
+        if self._chars_to_make < 0:
             raise self._too_long()
+        self.read(num_chars)
 
     def write(self, num_chars: int) -> None:
         """So many characters go out. Raises TemplateError when they are too many."""

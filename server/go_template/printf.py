@@ -52,10 +52,23 @@ class _Spec:
         return ("+" if "+" in self.flags else " " if " " in self.flags else "") + text
 
 
-def max_length(form: str) -> int:
-    """How long the padding of a format may get, so that a caller can refuse before it is made."""
+def padded_length(form: str) -> int:
+    """How long a format may make one value, so that a caller can refuse before it is made."""
     widths = (int(digits[:8]) for digits in re.findall(r"[0-9]+", form))
     return len(form) + sum(width for width in widths if width <= _MAX_WIDTH)
+
+
+def num_leaves(value: Any) -> int:
+    """How many values there are inside of one, each of which is written by itself."""
+    count, waiting = 0, [value]
+    while waiting:
+        each = waiting.pop()
+        count += 1
+        if isinstance(each, Mapping):
+            waiting += each.values()
+        elif is_list(each):
+            waiting += each
+    return count
 
 
 def formatted(form: str, values: Sequence[Any]) -> str:

@@ -96,13 +96,18 @@ def test_python_objects_are_out_of_reach() -> None:
         "{{ printf `%999999d%999999d%999999d` 1 2 3 | range 1000 }}{{ end }}",
         "{{ range 1000000 }}{{ $y := printf `%999999d` 1 }}{{ end }}",
         "{{ printf `%999999s` .Long }}",
+        "{{ printf `%999d` .Nested }}",
+        "{{ range 1000 }}{{ $x := print $.Long }}{{ end }}",
+        "".join(f"{{{{ $v{n} := printf `%99999d` {n} }}}}" for n in range(1000)),
+        "".join(f"{{{{ $v{n} := print .Text }}}}" for n in range(1000)),
     ],
 )
 def test_what_never_ends_is_ended(text: str) -> None:
     start = time.thread_time()
     with pytest.raises(TemplateError):
         parse(text).render(
-            {"Long": ["x"] * 10_000}, Limits(max_output_chars=1 << 20, max_seconds=0.3)
+            {"Long": ["x"] * 10_000, "Nested": [[[1] * 20] * 20] * 20, "Text": ["x" * 100_000]},
+            Limits(max_output_chars=1 << 20, max_seconds=0.3),
         )
     assert time.thread_time() - start < 2
 
