@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwkv_core.chat.messages import Message, Think
+from server.chat_templates import jinja_process
 from server.chat_templates.base import TemplateChat, ThinkingTags
-from server.chat_templates.jinja_process import PROCESS
 from server.go_template import TemplateError
 
 _TAGS = ThinkingTags("<think>", "</think>")
@@ -50,7 +50,7 @@ class JinjaChatTemplate:
         }
         if chat.think is not None:
             values["enable_thinking"] = chat.think is not Think.OFF
-        text = PROCESS.render(self.text, values)
+        text = jinja_process.PROCESS.render(self.text, values)
         return _cut_behind(text, chat.messages[-1].content) if is_continued else text
 
     def render_insert(self, prompt: str, suffix: str, think: Think | None) -> str:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rwkv_core.checkpoint import open_checkpoint
+from rwkv_core.checkpoint.convert import convert_to_gguf
+from rwkv_core.checkpoint.gguf_writer import MetadataValue
 from rwkv_core.engine import Engine
+from server.chat_templates import jinja_process
+from server.chat_templates.jinja_process import JinjaProcess
 from server.names import ModelName
 from server.settings import Settings
 from server.store import Store
 from server.stored_model import ModelParts, open_model, write_model
 from tests.tools.running_server import ENDLESS, RunningServer, running, wait_until
+from tests.tools.server_models import BYTES
 from tests.tools.written_templates import CHATML, LEGACY, TOOLS
 
 GREEDY = {"temperature": 0, "num_predict": 8}
@@ -36,6 +43,14 @@ TEMPLATES = {
     "broken": "line one\n{{ range }}",
     "trivial": "{{ .Prompt }}",
 }
+# In the file of a model whose name fits no built-in format.
+JINJA_TEMPLATES = {
+    "jinja": "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}",
+    "jinja-looping": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}"
+    "{% endfor %}",
+    "jinja-broken": "\n{% for %}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +64,12 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     blob = store.add_blob(endless.path)
     for name, template in TEMPLATES.items():
         write_model(store, ModelName.parse(name), blob, ModelParts(template=template))
+    for name, template in JINJA_TEMPLATES.items():
+        file = folder / f"{name}.gguf"
+        with closing(open_checkpoint(endless.path)) as checkpoint:
+            metadata: dict[str, MetadataValue] = {"tokenizer.chat_template": template}
+            convert_to_gguf(checkpoint, BYTES, file, name=name, extra_metadata=metadata)
+        write_model(store, ModelName.parse(name), store.add_blob(file), ModelParts())
     with running(Settings(models=folder, device="cpu")) as server:
         yield server
 
@@ -148,7 +169,7 @@ def has_read_ahead(engine: Engine, num_times: int) -> bool:
     return engine.load.is_idle and engine.load.num_read_ahead >= num_times
 
 
-@pytest.mark.parametrize("model", ["chatml", "legacy", "tools"])
+@pytest.mark.parametrize("model", ["chatml", "legacy", "tools", "jinja"])
 def test_a_turn_reads_what_is_new_in_it(server: RunningServer, model: str) -> None:
     system = {"role": "system", "content": f"{model}: a long text that nobody wants to read twice"}
     messages: list[dict[str, Any]] = [system, *HELLO]
@@ -196,3 +217,39 @@ def test_a_broken_template_says_where(server: RunningServer) -> None:
     expected = (400, "template: :2: missing value for range")
     assert refusal(server, "/api/chat", model="broken", messages=HELLO) == expected
     assert refusal(server, "/api/generate", model="broken", prompt="x") == expected
+
+
+def test_the_template_in_the_file(server: RunningServer) -> None:
+    messages = [{"role": "system", "content": "S"}, *HELLO]
+    text = "[system]S[user]Hello![assistant]"
+    assert rendered(server, "/api/chat", model="jinja", messages=messages) == text
+    assert rendered(server, "/api/generate", model="jinja", prompt="Hello!", system="S") == text
+    assert server.post("/api/show", model="jinja").json()["template"] == JINJA_TEMPLATES["jinja"]
+    status, error = refusal(server, "/api/chat", model="jinja-broken", messages=HELLO)
+    assert (status, error[:23]) == (400, "chat_template: line 2: ")
+    assert error.endswith("; a TEMPLATE in a Modelfile would replace it")
+
+
+def test_a_jinja_template_that_loops_is_ended(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jinja_process, "PROCESS", JinjaProcess(max_seconds=2))
+    assert refusal(server, "/api/chat", model="jinja-looping", messages=HELLO) == (
+        400, "chat_template: it takes longer than 2 s, or too much memory",
+    )  # fmt: skip
+    assert rendered(server, "/api/chat", model="jinja", messages=HELLO) == "[user]Hello![assistant]"
+    jinja_process.PROCESS.close()
+
+
+def test_a_session_goes_on_through_the_template(server: RunningServer) -> None:
+    body = {"model": "chatml", "session": "templated", "options": GREEDY}
+    first = server.answer("/api/chat", messages=HELLO, **body)
+    reply = first["message"]["content"]
+    said = [{"role": "user", "content": "And?"}]
+    assert rendered(server, "/api/chat", messages=said, **body) == (
+        "<|im_start|>user\nHello!<|im_end|>\n"
+        f"<|im_start|>assistant\n{reply}<|im_end|>\n"
+        "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    state = server.http.get("/api/sessions/templated/state")
+    assert state.status_code == 200, state.text
