@@ -20,6 +20,8 @@ from rwkv_core.errors import CheckpointError
 from rwkv_core.initial_state import encode_initial_state, read_initial_state
 from rwkv_core.loading import GGUF_MODEL_KEY, HUGGING_FACE_JSON_KEY, find_tokenizer
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
+from server.go_template import TemplateError
+from server.go_template import parse as parse_template
 from server.manifests import ADAPTER_TYPE, MODEL_TYPE, Layer, Manifest
 from server.modelfile import Modelfile
 from server.names import ModelName
@@ -27,7 +29,6 @@ from server.new_model import CreateError, NewModel, describe_modelfile, version_
 from server.options import read_options
 from server.store import Blob, StagedBlob, Store, StoreError
 from server.stored_model import ModelParts, StoredModel, write_model
-from server.template_check import check_template
 from server.version import OLLAMA_VERSION
 
 __all__ = ["CreateError", "Progress", "create_model", "make_model", "model_title"]
@@ -77,7 +78,10 @@ def make_model(
     """
     read_options(new.parameters or {}, {})
     if new.template:
-        check_template(new.template)
+        try:
+            parse_template(new.template)
+        except TemplateError as error:
+            raise CreateError(f"template error: {error}") from error
     if new.requires and version_of(new.requires) > version_of(OLLAMA_VERSION):
         raise CreateError(f"REQUIRES Ollama {new.requires}; Anser does what {OLLAMA_VERSION} does")
     work = _Work(store, new.recipe, progress, warn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from rwkv_core.errors import AnserError, EngineBusyError, EngineStoppedError, OptionError
+from server.go_template.errors import TemplateError
 from server.names import InvalidNameError
 from server.sessions.store import (
     SessionChangedError,
@@ -35,7 +36,7 @@ def status_of(error: BaseException) -> int:
     """The HTTP status that `error` is answered with while nothing has been sent."""
     if isinstance(error, ApiError):
         return error.status
-    if isinstance(error, OptionError | InvalidNameError | SessionRangeError):
+    if isinstance(error, OptionError | InvalidNameError | SessionRangeError | TemplateError):
         return 400
     if isinstance(error, SessionChangedError | SessionExistsError):
         return 409

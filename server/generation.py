@@ -14,7 +14,7 @@ import numpy as np
 
 from rwkv_core.cache import TokenArray
 from rwkv_core.chat.messages import Message
-from rwkv_core.chat.reply import ReplyKind, ReplyParser, ReplyPart
+from rwkv_core.chat.reply import ReplyKind, ReplyPart
 from rwkv_core.drafts import default_max_tokens
 from rwkv_core.engine import CutPoint, FinishedEvent, GenerationRequest, GenerationStats
 from server.model_manager import LoadedModel
@@ -22,7 +22,7 @@ from server.options import Options
 from server.prompt_tokens import TextEncoder, common_beginning
 from server.prompts import Prompt
 from server.streaming import generate
-from server.tool_calls import NumberedCall, ToolCallParser
+from server.tool_calls import NumberedCall
 
 TokenIds: TypeAlias = tuple[int, ...]
 
@@ -167,9 +167,8 @@ class _Reader:
     """Raw text to pieces: the thought apart from the content, calls of tools apart from both."""
 
     def __init__(self, prompt: Prompt) -> None:
-        fmt, tools = prompt.format, prompt.format.tools
-        self._parser = ReplyParser(fmt, prompt.think) if prompt.think else None
-        self._tools = ToolCallParser(tools, prompt.tools) if tools and prompt.tools else None
+        self._parser = prompt.reply_parser()
+        self._tools = prompt.tool_parser()
         self._pieces: list[Piece] = []
 
     def message(self) -> Message:

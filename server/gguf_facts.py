@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_core.checkpoint.gguf import GGUFFile
+from rwkv_core.loading import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
 from server.go_text import human_number
 
 ARCHITECTURE = "rwkv7"
@@ -55,6 +56,8 @@ class GGUFFacts:
 
     metadata: Mapping[str, Any]
     tensors: tuple[TensorFact, ...]
+    bos: str = ""  # the tokens that begin and end a text, as a chat template writes them
+    eos: str = ""
 
     @property
     def architecture(self) -> str:
@@ -115,9 +118,20 @@ def read_all_facts(path: Path) -> GGUFFacts:
             TensorFact(tensor.name, tensor.layout.name, tuple(reversed(tensor.shape)))
             for tensor in file.tensors.values()
         )
-        return GGUFFacts(dict(file.metadata), tensors)
+        metadata = dict(file.metadata)
+        return GGUFFacts(metadata, tensors, _token(metadata, "bos"), _token(metadata, "eos"))
     finally:
         file.close()
+
+
+def _token(metadata: Mapping[str, Any], kind: str) -> str:
+    """The text of the "bos" or "eos" token; "" in the World vocabulary, where it has none."""
+    tokens, number = metadata.get(GGUF_TOKENS_KEY), metadata.get(f"tokenizer.ggml.{kind}_token_id")
+    if metadata.get(GGUF_MODEL_KEY) == "rwkv" or not isinstance(tokens, list):
+        return ""
+    if not isinstance(number, int) or not 0 <= number < len(tokens):
+        return ""
+    return tokens[number] if isinstance(tokens[number], str) else ""
 
 
 @lru_cache(maxsize=64)

@@ -67,11 +67,11 @@ def go_value(value: object) -> str:
     if isinstance(value, str):
         return go_quote(value)
     if isinstance(value, int | float):
-        return _go_float(float(value))  # Go reads every JSON number as a float64
+        return go_float(float(value))  # Go reads every JSON number as a float64
     return str(value)
 
 
-def _go_float(value: float) -> str:
+def go_float(value: float) -> str:
     """Go's %v: the shortest digits that read back equal; an exponent below 1e-4 and from 1e6 on."""
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     assert isinstance(exponent, int)  # JSON has no infinity

@@ -22,7 +22,7 @@ def check_top_logprobs(asked: InferenceRequest) -> None:
 
 def check_thinking(model: StoredModel, asked: InferenceRequest) -> None:
     wants_thinking = asked.think not in (None, Think.OFF)
-    if wants_thinking and not model.prompt_format.can_think:
+    if wants_thinking and "thinking" not in model.capabilities:
         raise ApiError(400, f"{go_quote(asked.model)} does not support thinking")
 
 

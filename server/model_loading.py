@@ -38,6 +38,7 @@ from rwkv_core.memory import available_bytes
 from rwkv_core.model import Model
 from rwkv_core.scheduler import default_num_slots
 from server.errors import ApiError
+from server.go_template import TemplateError
 from server.manifests import MODEL_TYPE
 from server.metrics import ServerMetrics
 from server.model_slots import NoRoomError
@@ -88,6 +89,17 @@ class LoadedModel:
             self.timer = None
 
 
+def _prompts(stored: StoredModel) -> str:
+    """How its prompts are made, for the log."""
+    try:
+        template = stored.chat_template
+    except TemplateError as error:
+        return f"impossible ({error})"
+    if template is None:
+        return stored.prompt_format.name
+    return "its TEMPLATE" if template.text == stored.template else "its file's chat_template"
+
+
 def model_key(stored: StoredModel) -> str:
     """What tells models in memory apart: the digests of their files, so names can share one."""
     return f"{stored.path} {stored.adapter or ''}".rstrip()
@@ -127,11 +139,9 @@ class ModelLoader:
             raise _unable(name, str(error)) from error
         except (MemoryError, torch.cuda.OutOfMemoryError) as error:
             raise NoRoomError(_unable(name, "there is not enough memory")) from error
-        seconds, prompts = time.monotonic() - start, stored.prompt_format.name
+        seconds, prompts = time.monotonic() - start, _prompts(stored)
         how = f"{device}, {loaded.model.executor.description}"
         log.info("loaded %s in %.2f s (%s); its prompts are %s", name, seconds, how, prompts)
-        if stored.template:
-            log.warning("%s has a TEMPLATE, which is not used yet", name)
         return loaded
 
     def is_usable(self, model: LoadedModel) -> bool:

@@ -29,7 +29,7 @@ def show_json(model: StoredModel, request: ShowRequest) -> Json:
         "license": "\n".join(model.licenses),
         "modelfile": _modelfile(model, system, dict(model.parameters) | request.options),
         "parameters": "\n".join(_parameter_lines(model.parameters)),
-        "template": model.template,
+        "template": model.shown_template,
         "system": system,
     }
     answer = {key: value for key, value in answer.items() if value}

@@ -11,7 +11,9 @@ from typing import Any
 from rwkv_core.chat.messages import Message
 from rwkv_core.chat.prompt_format import PromptFormat, choose_prompt_format
 from rwkv_core.errors import AnserError, CheckpointError
+from server.chat_templates import ChatTemplate, ThinkingTags, model_template
 from server.gguf_facts import ARCHITECTURE, GGUFFacts, read_facts
+from server.go_template import TemplateError
 from server.manifests import (
     ADAPTER_TYPE,
     CONFIG_TYPE,
@@ -65,9 +67,46 @@ class StoredModel:
     licenses: tuple[str, ...]
 
     @property
+    def chat_template(self) -> ChatTemplate | None:
+        """What its prompts are made with; None for the built-in `prompt_format`.
+
+        Raises TemplateError for a TEMPLATE that is none.
+        """
+        names = (self.name.shortest, self.facts.name, self.title)
+        return model_template(self.template, self.facts, *names)
+
+    @property
+    def shown_template(self) -> str:
+        """The template in force, or the TEMPLATE that is not; "" for none."""
+        try:
+            template = self.chat_template
+        except TemplateError:
+            return self.template
+        return template.text if template else self.template
+
+    @property
+    def thinking_tags(self) -> ThinkingTags | None:
+        """None for a model that does not think. Raises TemplateError as above."""
+        template = self.chat_template
+        if template is not None:
+            return template.thinking_tags
+        thinking = self.prompt_format.thinking
+        return ThinkingTags(f"{thinking.on}>", thinking.close) if thinking else None
+
+    @property
     def capabilities(self) -> list[str]:
-        """In Ollama's words; what a model can do follows from its prompt format."""
-        able = {"tools": self.prompt_format.can_use_tools, "thinking": self.prompt_format.can_think}
+        """In Ollama's words; what a model can do follows from its template or prompt format."""
+        try:
+            template = self.chat_template
+        except TemplateError:
+            return ["completion"]  # it is still listed; a prompt for it says what is wrong
+        able = {
+            "tools": template.tool_tag is not None
+            if template
+            else self.prompt_format.can_use_tools,
+            "insert": template is not None and template.can_insert,
+            "thinking": self.thinking_tags is not None,
+        }
         return ["completion", *(name for name, is_able in able.items() if is_able)]
 
     @property

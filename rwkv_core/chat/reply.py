@@ -49,11 +49,12 @@ class ReplyParser:
     client began) is all content.
     """
 
-    def __init__(self, fmt: PromptFormat, think: Think | None = None) -> None:
+    def __init__(self, fmt: PromptFormat | None, think: Think | None = None) -> None:
         """`think` as it was given to `render_chat`: None means ON where the format can think."""
+        thinking = fmt.thinking if fmt else None
         self._held = ""
-        self._is_thinking = fmt.thinking is not None and think is not Think.OFF
-        self._tags = (f"{fmt.thinking.on}{_TAG_END}", fmt.thinking.close) if fmt.thinking else None
+        self._is_thinking = thinking is not None and think is not Think.OFF
+        self._tags = (f"{thinking.on}{_TAG_END}", thinking.close) if thinking else None
         self._where = _Where.OPEN_TAG if self._tags else _Where.SEAM
 
     def push(self, text: str) -> list[ReplyPart]:
@@ -133,6 +134,45 @@ class ReplyParser:
         if self._held:
             self._where = _Where.CONTENT
         return bool(self._held)
+
+
+class TaggedReplyParser(ReplyParser):
+    """For a reply to a prompt out of a model's own template, whose end decides how it begins.
+
+    The prompt may have opened the thought, or half a tag ("<"), or nothing: then the model does,
+    or does not. A template that has closed an empty thought gets content.
+    """
+
+    def __init__(self, prompt: str, opening: str, closing: str) -> None:
+        super().__init__(None)
+        self._tags = (opening, closing)
+        self._is_thinking = True
+        self._where = _Where.SEAM
+        # Read as if it were the reply's, and taken back when it turns out to be no tag.
+        self._written = _written_by_prompt(prompt, self._tags)
+        self._held = self._written
+
+    def flush(self) -> list[ReplyPart]:
+        if self._where is _Where.SEAM:
+            self._held = self._held.removeprefix(self._written)
+        return super().flush()
+
+    def _cross_seam(self) -> bool:
+        has_moved = super()._cross_seam()
+        if self._where is _Where.CONTENT:
+            self._held = self._held.removeprefix(self._written)
+        if has_moved:
+            self._written = ""
+        return has_moved
+
+
+def _written_by_prompt(prompt: str, tags: tuple[str, str]) -> str:
+    """The tag, or the beginning of one, that a prompt ends with."""
+    if prompt.rstrip().endswith(tags[0]):
+        return tags[0]
+    # A tag that begins with a letter is none before it is whole: words end in letters, too.
+    sizes = (overlap(prompt, tag) for tag in tags if not tag[0].isalnum())
+    return prompt[len(prompt) - max(sizes, default=0) :]
 
 
 def overlap(text: str, tag: str) -> int:

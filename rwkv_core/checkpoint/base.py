@@ -33,6 +33,8 @@ PLAIN_TYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
 }
 
+# The metadata key of the chat template, in every format (it is GGUF's).
+CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 # The metadata key of the layer norms' epsilon, in every format (it is GGUF's).
 LAYER_NORM_EPS_KEY = "rwkv7.attention.layer_norm_epsilon"
 

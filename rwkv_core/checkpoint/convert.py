@@ -15,6 +15,7 @@ import numpy as np
 
 from rwkv_core.checkpoint.architecture import read_config
 from rwkv_core.checkpoint.base import (
+    CHAT_TEMPLATE_KEY,
     LAYER_NORM_EPS_KEY,
     PLAIN_TYPES,
     Checkpoint,
@@ -25,7 +26,7 @@ from rwkv_core.checkpoint.base import (
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, Bytes, dequantize
 from rwkv_core.checkpoint.ggml_quantize import MAX_VALUES, check_range, quantize_blocks
 from rwkv_core.checkpoint.gguf_format import ARCHITECTURE
-from rwkv_core.checkpoint.gguf_vocabulary import CHAT_TEMPLATE_KEY, vocabulary_metadata
+from rwkv_core.checkpoint.gguf_vocabulary import vocabulary_metadata
 from rwkv_core.checkpoint.gguf_writer import GGUFWriter, MetadataValue
 from rwkv_core.checkpoint.names import (
     BLOCK_LEAVES,

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rwkv_core.checkpoint.base import CHAT_TEMPLATE_KEY
 from rwkv_core.checkpoint.gguf_format import ARCHITECTURE
 from rwkv_core.checkpoint.gguf_writer import MetadataValue
 from rwkv_core.errors import TokenizerError
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
 
-CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 HUGGING_FACE_JSON_KEY = "tokenizer.huggingface.json"
 
 # llama.cpp's token types (llama_token_type).
@@ -21,7 +21,7 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _END_OF_TURN = (261, b"\n\n")
 
 # The chat format of the released models, without thinking, for runtimes that read it from the file.
-_CHAT_TEMPLATE = """\
+BUILT_IN_CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}
 {{- 'System: ' + message['content']|trim + '\\n\\n' -}}
@@ -49,7 +49,7 @@ def vocabulary_metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Metada
         if not isinstance(json_text, str):
             raise TokenizerError(f"GGUF files cannot carry a {type(tokenizer).__name__}")
         metadata = _hugging_face(json_text, num_rows)
-    metadata[CHAT_TEMPLATE_KEY] = _CHAT_TEMPLATE
+    metadata[CHAT_TEMPLATE_KEY] = BUILT_IN_CHAT_TEMPLATE
     for end_of_text in sorted(tokenizer.eos_token_ids)[:1]:
         metadata["tokenizer.ggml.bos_token_id"] = end_of_text
         metadata["tokenizer.ggml.eos_token_id"] = end_of_text

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 from torch import Tensor
 
 from rwkv_core.checkpoint.base import (
+    CHAT_TEMPLATE_KEY,
     LAYER_NORM_EPS_KEY,
     PLAIN_TYPES,
     TensorInfo,
@@ -30,6 +31,8 @@ from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.errors import CheckpointError
 
 INDEX_NAME = "model.safetensors.index.json"
+# Newer folders have it beside tokenizer_config.json, older ones inside it.
+_CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 # The header of a 61-layer model has 0.3 MB. The limit bounds what parsing hostile JSON can cost.
 MAX_JSON_BYTES = 8 << 20
@@ -214,7 +217,7 @@ def _parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
 
 
 def _hugging_face_metadata(folder: Path) -> dict[str, Any]:
-    """The one number of config.json that the tensors do not show."""
+    """The one number of config.json that the tensors do not show, and the chat template."""
     path = folder / "config.json"
     if not path.is_file():
         return {}
@@ -223,4 +226,24 @@ def _hugging_face_metadata(folder: Path) -> dict[str, Any]:
     if model_type != "rwkv7":
         problem = f"describes a {quoted(str(model_type))} model; Anser runs RWKV-7"
         raise CheckpointError(path, problem)
-    return {LAYER_NORM_EPS_KEY: config.get("norm_eps", 1e-5)}
+    metadata: dict[str, Any] = {LAYER_NORM_EPS_KEY: config.get("norm_eps", 1e-5)}
+    template = _chat_template(folder)
+    return metadata | ({CHAT_TEMPLATE_KEY: template} if template else {})
+
+
+def _chat_template(folder: Path) -> str:
+    """The template of a folder from Hugging Face; "" when it has none that can be read.
+
+    A model runs without it, so that nothing is refused for its sake.
+    """
+    file, config = folder / _CHAT_TEMPLATE_FILE, folder / "tokenizer_config.json"
+    try:
+        if file.is_file() and file.stat().st_size <= MAX_JSON_BYTES:
+            return file.read_text(encoding="utf-8")
+        template = read_json_object(config).get("chat_template") if config.is_file() else ""
+        if not isinstance(template, str):  # a list of templates by name
+            return ""
+        template.encode()  # JSON can hold what is no text
+        return template
+    except (OSError, UnicodeError, CheckpointError):
+        return ""

@@ -55,7 +55,8 @@ async def chat(request: Request) -> Response:
     if session_id:
         answers = _session_answers(context, model, asked, session_id, options, start_ns)
     else:
-        prompt = chat_prompt(model, asked) if asked.messages else None
+        # In a thread: a template, or a long chat, takes a while.
+        prompt = await asyncio.to_thread(chat_prompt, model, asked) if asked.messages else None
         answers = _answers(context, model, asked, prompt, options, start_ns)
     return ReplyResponse(answers, stream=is_stream)
 

@@ -53,7 +53,7 @@ async def generate(request: Request) -> Response:
         raise ApiError(400, "raw mode does not support template, system, or context")
     check_thinking(model, asked)
     check_able(model, insert=bool(asked.suffix), vision=bool(asked.images))
-    check_implemented(template=asked.template, format=asked.format, logprobs=asked.logprobs)
+    check_implemented(format=asked.format, logprobs=asked.logprobs)
     options = read_options(model.parameters, asked.options)
     is_stream = asked.stream and bool(asked.prompt) and not asked.debug_render_only
     return ReplyResponse(_answers(context, model, asked, options, start_ns), stream=is_stream)
@@ -72,7 +72,8 @@ async def _answers(
             yield generate_done(asked.model, "load")
             return
         earlier = await asyncio.to_thread(_earlier_text, loaded.model.tokenizer, asked.context)
-        prompt = generate_prompt(model, asked, earlier)
+        # In a thread: a template takes a while.
+        prompt = await asyncio.to_thread(generate_prompt, model, asked, earlier)
         if asked.debug_render_only:
             yield generate_debug(asked.model, earlier + prompt.text)
             return

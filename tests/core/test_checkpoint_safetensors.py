@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.safetensors import INDEX_NAME
 from tests.tools.random_checkpoint import TINY, random_tensors, write_hugging_face
 from tests.tools.refusal import refusal
@@ -169,3 +171,27 @@ def test_shards_may_be_links(sharded: Path) -> None:
 def test_an_epsilon_that_is_none(sharded: Path, eps: Any) -> None:
     (sharded / "config.json").write_text(json.dumps({"model_type": "rwkv7", "norm_eps": eps}))
     assert "no number between 0 and 1" in refusal(sharded)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config.json": '{"chat_template": "{{ a }}"}'}, "{{ a }}"),
+        (
+            {"tokenizer_config.json": '{"chat_template": "old"}', "chat_template.jinja": "new"},
+            "new",
+        ),
+        ({"tokenizer_config.json": '{"chat_template": [{"name": "a"}]}'}, None),
+        ({"tokenizer_config.json": '{"chat_template": "\\ud800"}'}, None),
+        ({"tokenizer_config.json": "no JSON"}, None),
+        ({}, None),
+    ],
+)
+def test_the_chat_template_of_a_folder(
+    tmp_path: Path, files: dict[str, str], expected: str | None
+) -> None:
+    write_hugging_face(tmp_path, random_tensors(TINY), TINY)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with closing(open_checkpoint(tmp_path)) as checkpoint:
+        assert checkpoint.metadata.get("tokenizer.chat_template") == expected
