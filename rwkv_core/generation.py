@@ -79,11 +79,15 @@ class TextEvent:
 
 @dataclass(frozen=True)
 class FinishedEvent:
-    """The last event. `token_ids` are all that were sampled, also those of a stop."""
+    """The last event. `token_ids` are all that were sampled, also those of a stop.
+
+    `stop` is the stop string that ended the text, "" if none did.
+    """
 
     reason: FinishReason
     stats: GenerationStats
     token_ids: tuple[int, ...] = ()
+    stop: str = ""
 
 
 @dataclass(frozen=True)

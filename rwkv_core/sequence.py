@@ -205,7 +205,8 @@ class Sequence:
         return None
 
     def finished(self, reason: FinishReason) -> FinishedEvent:
-        return FinishedEvent(reason, self._stats(), tuple(self._token_ids))
+        stop = self._stops.matched or ""
+        return FinishedEvent(reason, self._stats(), tuple(self._token_ids), stop)
 
     def end_of_reply(self) -> ReplyEnd | None:
         """Up to where the state holds nothing of a stop; None for a reply that has not begun."""

@@ -35,7 +35,8 @@ def status_of(error: BaseException) -> int:
     """The HTTP status that `error` is answered with while nothing has been sent."""
     if isinstance(error, ApiError):
         return error.status
-    if isinstance(error, OptionError | InvalidNameError | SessionRangeError):
+    # RecursionError: objects in objects, of which the parser reads a few more than others can.
+    if isinstance(error, OptionError | InvalidNameError | SessionRangeError | RecursionError):
         return 400
     if isinstance(error, SessionChangedError | SessionExistsError):
         return 409
@@ -53,5 +54,7 @@ def message_of(error: BaseException) -> str:
     """
     if isinstance(error, AnserError):
         return str(error)
+    if isinstance(error, RecursionError):
+        return "the request's JSON is nested too deeply"
     log.error("unexpected error", exc_info=error)
     return f"internal error: {type(error).__name__}; see the server's log"

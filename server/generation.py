@@ -37,13 +37,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class Final:
-    """How the reply ended. `context` is every token of prompt and reply, if that was asked for."""
+    """How the reply ended. `context` is every token of prompt and reply, if that was asked for.
+
+    `stop` is the stop string that ended it, one of the request's or of the prompt format; "" if
+    none did.
+    """
 
     reason: str
     stats: GenerationStats
     context: TokenIds
     total_ns: int
     load_ns: int
+    stop: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ def _final(event: FinishedEvent, context: TokenIds, timing: Timing) -> Final:
         context=context,
         total_ns=time.monotonic_ns() - timing.start_ns,
         load_ns=timing.loaded_ns - timing.start_ns,
+        stop=event.stop,
     )
 
 
