@@ -15,10 +15,11 @@ from rwkv_core.errors import AnserError
 from server.access import CrossOrigin, HostCheck, RequestLog
 from server.context import ServerContext
 from server.demo_model import ensure_demo_model
+from server.error_shapes import error_json
 from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
-from server.routes import chat, generate, metrics, models, root, sessions
+from server.routes import anthropic, chat, generate, metrics, models, openai, root, sessions
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
@@ -50,9 +51,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
     app.state.context = ServerContext(settings, store, manager, named_sessions)
-    for module in (root, models, generate, chat, sessions, metrics):
+    for module in (root, models, generate, chat, openai, anthropic, sessions, metrics):
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
+    app.add_exception_handler(RecursionError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
     app.add_exception_handler(Exception, _answer_error)
     # The last one added is the first one a request meets.
@@ -64,14 +66,16 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    return json_response({"error": message_of(error)}, status_of(error))
+async def _answer_error(request: Request, error: Exception) -> Response:
+    status = status_of(error)
+    return json_response(error_json(request.url.path, status, message_of(error)), status)
 
 
-async def _answer_no_route(_: Request, error: Exception) -> Response:
+async def _answer_no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = _ROUTER_WORDS.get(error.status_code, str(error.detail))
-    response = json_response({"error": words}, error.status_code)
+    body = error_json(request.url.path, error.status_code, words)
+    response = json_response(body, error.status_code)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
+from rwkv_core.engine import GenerationStats
 from rwkv_core.tokenizer import Tokenizer
 from server.context import ServerContext
 from server.errors import ApiError, model_not_found
-from server.generation import Piece, Timing, reply
+from server.generation import Final, Piece, Timing, reply
 from server.inference import (
     as_asked,
     check_able,
@@ -45,37 +47,51 @@ def chat_options(model: StoredModel, asked: ChatRequest) -> Options:
     return read_options(model.parameters, asked.options)
 
 
-async def begin_chat(
-    context: ServerContext, asked: ChatRequest, start_ns: int
-) -> AsyncGenerator[Piece]:
-    """Checks a chat that has messages and gives its reply, which starts with the first piece.
+@dataclass(frozen=True)
+class Chat:
+    """A checked chat: all that its reply needs."""
+
+    model: StoredModel
+    asked: ChatRequest
+    prompt: Prompt
+    options: Options
+
+
+async def checked_chat(
+    context: ServerContext, asked: ChatRequest, *, relax_thinking: bool = False
+) -> Chat:
+    """A chat that has messages. `relax_thinking`: a model that cannot think is not asked to.
 
     Raises ApiError (400, 404), OptionError, InvalidNameError, DamagedModelError.
     """
     check_chat_request(asked)
     model = await context.find_model(asked.model)
+    if relax_thinking and not model.prompt_format.can_think:
+        asked = asked.model_copy(update={"think": None})
     options = chat_options(model, asked)
-    return chat_reply(context, model, asked, chat_prompt(model, asked), options, start_ns)
+    prompt = await asyncio.to_thread(chat_prompt, model, asked)
+    return Chat(model, asked, prompt, options)
 
 
 async def chat_reply(
-    context: ServerContext,
-    model: StoredModel,
-    asked: ChatRequest,
-    prompt: Prompt,
-    options: Options,
-    start_ns: int,
-    turn: Turn | None = None,
+    context: ServerContext, chat: Chat, start_ns: int, turn: Turn | None = None
 ) -> AsyncGenerator[Piece]:
-    """The pieces of a checked chat's reply, or one with the whole of it if that was asked for."""
-    async with context.manager.use(model, asked.keep_alive) as loaded:
+    """The pieces of a chat's reply, or one with the whole of it if that was asked for."""
+    async with context.manager.use(chat.model, chat.asked.keep_alive) as loaded:
         timing = Timing(start_ns, time.monotonic_ns())
-        pieces = reply(loaded, prompt, options, timing)
+        pieces = reply(loaded, chat.prompt, chat.options, timing)
         if turn is not None:
             pieces = kept(turn, pieces)
-        async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
+        async with aclosing(as_asked(pieces, stream=chat.asked.stream)) as answers:
             async for piece in answers:
                 yield piece
+
+
+async def num_prompt_tokens(context: ServerContext, chat: Chat) -> int:
+    """As many as the engine would read; loads the model, whose tokenizer counts."""
+    async with context.manager.use(chat.model, chat.asked.keep_alive) as loaded:
+        encoded = await asyncio.to_thread(loaded.encoder.encode, chat.prompt.text)
+        return len(encoded.tokens)
 
 
 def check_generate_request(asked: GenerateRequest) -> None:
@@ -103,11 +119,13 @@ async def begin_generate(
 ) -> AsyncGenerator[Piece]:
     """Checks a prompt and gives its reply, which starts with the first piece.
 
-    Raises what `begin_chat` raises.
+    An empty prompt only loads the model. Raises what `checked_chat` raises.
     """
     check_generate_request(asked)
     model = await context.find_model(asked.model)
     options = generate_options(model, asked)
+    if not asked.prompt:
+        return _load(context, model, start_ns)
     return generate_reply(context, model, asked, options, start_ns)
 
 
@@ -134,6 +152,12 @@ async def generate_reply(
         async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
             async for piece in answers:
                 yield piece
+
+
+async def _load(context: ServerContext, model: StoredModel, start_ns: int) -> AsyncGenerator[Piece]:
+    async with context.manager.use(model):
+        load_ns = time.monotonic_ns() - start_ns
+        yield Piece(final=Final("load", GenerationStats(), (), load_ns, load_ns))
 
 
 def _text_of(tokenizer: Tokenizer, context: Sequence[int]) -> str:

@@ -120,8 +120,16 @@ class _Mailbox:
         return events
 
 
+# Many readers of lines end one at these too, JSON or not.
+_LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
 def to_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    """On one line."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char, escape in _LINE_ENDS.items():
+        text = text.replace(char, escape)
+    return text.encode("utf-8", "replace")
 
 
 def json_response(value: Mapping[str, Any], status: int = 200) -> Response:

@@ -15,7 +15,7 @@ from server.context import ServerContext, context_of, read_request
 from server.inference import check_able
 from server.options import Options
 from server.prompts import Prompt, chat_prompt
-from server.replies import chat_options, chat_reply, check_chat_request
+from server.replies import Chat, chat_options, chat_reply, check_chat_request
 from server.schemas import ChatRequest
 from server.sessions.ids import SESSION_HEADER, asked_session
 from server.sessions.turns import Turn
@@ -93,8 +93,7 @@ async def _answers(
             else:
                 yield chat_debug(asked.model, prompt.text)
         return
-    async with aclosing(
-        chat_reply(context, model, asked, prompt, options, start_ns, turn)
-    ) as pieces:
+    checked = Chat(model, asked, prompt, options)
+    async with aclosing(chat_reply(context, checked, start_ns, turn)) as pieces:
         async for piece in pieces:
             yield chat_json(asked.model, piece)
