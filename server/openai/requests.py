@@ -22,7 +22,7 @@ from server.openai.schemas import (
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_TEMPERATURE = 1.0
+DEFAULT_TEMPERATURE = 1.0
 _DEFAULT_TOP_P = 1.0
 _EFFORTS: dict[str, bool | str | None] = {
     "": None,
@@ -146,7 +146,7 @@ def _read_call(call: ToolCall) -> schemas.ToolCall:
 
 
 def _options(asked: SampledRequest) -> dict[str, Any]:
-    options: dict[str, Any] = {"temperature": _DEFAULT_TEMPERATURE, "top_p": _DEFAULT_TOP_P}
+    options: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, "top_p": _DEFAULT_TOP_P}
     if isinstance(asked.stop, str):
         options["stop"] = [asked.stop]
     elif isinstance(asked.stop, list):

@@ -11,7 +11,7 @@ from server.errors import ApiError
 from server.go_decode import decode
 from server.go_text import go_quote
 from server.openai.content import image_data
-from server.openai.requests import read_arguments, role_of, think_of
+from server.openai.requests import DEFAULT_TEMPERATURE, read_arguments, role_of, think_of
 from server.openai.responses_schemas import ResponsesRequest, ResponsesTool
 
 log = logging.getLogger(__name__)
@@ -33,11 +33,12 @@ def responses_chat_request(asked: ResponsesRequest) -> schemas.ChatRequest:
         raise ApiError(400, "input is required")
     if asked.instructions:
         messages.insert(0, schemas.Message(role="system", content=asked.instructions))
-    given = {"top_p": asked.top_p, "num_predict": asked.max_output_tokens}
-    options: dict[str, Any] = {
-        "temperature": 1.0 if asked.temperature is None else asked.temperature
+    given = {
+        "temperature": DEFAULT_TEMPERATURE if asked.temperature is None else asked.temperature,
+        "top_p": asked.top_p,  # the model's own unless it is given, as in Ollama
+        "num_predict": asked.max_output_tokens,
     }
-    options |= {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in given.items() if value is not None}
     text_format = asked.text.format if asked.text else None
     is_schema = text_format is not None and text_format.type == "json_schema"
     return schemas.ChatRequest(
