@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 _NEWLINE = "\n"
 
+# A server that stops ends its generations, and each stream says so before it ends. One that has
+# not by then is cut off.
+_LAST_WORDS_S = 1.0
+
 
 class ReplyWriter(Protocol):
     """Writes one reply in the shapes of one API. Of `whole` and `events` only one is used."""
@@ -80,7 +84,12 @@ class _EventReply(EventSourceResponse):
     def __init__(self, first: Piece, pieces: AsyncGenerator[Piece], writer: ReplyWriter) -> None:
         self._pieces = pieces
         self._events = _events(first, pieces, writer)
-        super().__init__(self._events, ping_message_factory=writer.ping, sep=_NEWLINE)
+        super().__init__(
+            self._events,
+            ping_message_factory=writer.ping,
+            sep=_NEWLINE,
+            shutdown_grace_period=_LAST_WORDS_S,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
