@@ -66,7 +66,7 @@ async def checked_chat(
     """
     check_chat_request(asked)
     model = await context.find_model(asked.model)
-    if relax_thinking and not model.prompt_format.can_think:
+    if relax_thinking and "thinking" not in model.capabilities:
         asked = asked.model_copy(update={"think": None})
     options = chat_options(model, asked)
     prompt = await asyncio.to_thread(chat_prompt, model, asked)
@@ -134,7 +134,7 @@ async def prompt_after_context(
 ) -> tuple[str, Prompt]:
     """The text of a request's context, and the prompt that comes after it."""
     earlier = await asyncio.to_thread(_text_of, loaded.model.tokenizer, asked.context)
-    return earlier, generate_prompt(model, asked, earlier)
+    return earlier, await asyncio.to_thread(generate_prompt, model, asked, earlier)
 
 
 async def generate_reply(
