@@ -11,15 +11,16 @@ from dataclasses import replace
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.constraints import read_format
 from server.context import ServerContext, context_of, read_request
 from server.errors import ApiError
 from server.generation import Timing, reply
 from server.inference import (
     as_asked,
     check_able,
-    check_implemented,
     check_thinking,
     check_top_logprobs,
+    wanted_top_logprobs,
 )
 from server.options import Options, read_options
 from server.prompts import Prompt, chat_prompt
@@ -49,7 +50,7 @@ async def chat(request: Request) -> Response:
     check_thinking(model, asked)
     has_images = any(message.images for message in asked.messages)
     check_able(model, tools=bool(asked.tools), vision=has_images)
-    check_implemented(format=asked.format, logprobs=asked.logprobs)
+    read_format(asked.format)  # a wrong one is refused before a model is loaded
     options = read_options(model.parameters, asked.options)
     is_stream = asked.stream and bool(asked.messages) and not asked.debug_render_only
     if session_id:
@@ -107,7 +108,14 @@ async def _answers(
         if asked.debug_render_only:
             yield chat_debug(asked.model, prompt.text)
             return
-        pieces = reply(loaded, prompt, options, timing)
+        pieces = reply(
+            loaded,
+            prompt,
+            options,
+            timing,
+            schema=read_format(asked.format),
+            num_top_logprobs=wanted_top_logprobs(asked),
+        )
         if turn is not None:
             pieces = kept(turn, pieces)
         async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:

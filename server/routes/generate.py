@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from rwkv_core.tokenizer import Tokenizer
+from server.constraints import read_format
 from server.context import ServerContext, context_of, read_request
 from server.errors import ApiError, model_not_found
 from server.generation import Timing, reply
@@ -20,6 +21,7 @@ from server.inference import (
     check_implemented,
     check_thinking,
     check_top_logprobs,
+    wanted_top_logprobs,
 )
 from server.options import Options, read_options
 from server.prompts import generate_prompt
@@ -53,7 +55,8 @@ async def generate(request: Request) -> Response:
         raise ApiError(400, "raw mode does not support template, system, or context")
     check_thinking(model, asked)
     check_able(model, insert=bool(asked.suffix), vision=bool(asked.images))
-    check_implemented(template=asked.template, format=asked.format, logprobs=asked.logprobs)
+    check_implemented(template=asked.template)
+    read_format(asked.format)  # a wrong one is refused before a model is loaded
     options = read_options(model.parameters, asked.options)
     is_stream = asked.stream and bool(asked.prompt) and not asked.debug_render_only
     return ReplyResponse(_answers(context, model, asked, options, start_ns), stream=is_stream)
@@ -76,7 +79,15 @@ async def _answers(
         if asked.debug_render_only:
             yield generate_debug(asked.model, earlier + prompt.text)
             return
-        pieces = reply(loaded, prompt, options, timing, with_context=not asked.raw)
+        pieces = reply(
+            loaded,
+            prompt,
+            options,
+            timing,
+            with_context=not asked.raw,
+            schema=read_format(asked.format),
+            num_top_logprobs=wanted_top_logprobs(asked),
+        )
         async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
             async for piece in answers:
                 yield generate_json(asked.model, piece)
