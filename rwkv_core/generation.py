@@ -10,7 +10,9 @@ from typing import NamedTuple, TypeAlias
 
 from rwkv_core.cache.snapshot import SnapshotKind
 from rwkv_core.cache.tokens import TokenIds
+from rwkv_core.constraint import TokenConstraint
 from rwkv_core.errors import AnserError
+from rwkv_core.logprobs import TokenLogprob
 from rwkv_core.sampler import SamplingOptions
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ class GenerationRequest:
     They change what later requests cost, never a text. States are shared within `cache_scope` only,
     which is "" for all that were computed here. Drafts, of at most `max_draft_tokens` that are
     guessed and verified at once (0: none), change no text either; but see `Engine` on PyTorch.
+
+    A `constraint` belongs to the request. With `num_top_logprobs` the events tell how likely each
+    token was, and so many others in its place (0: none of them; None: no such thing).
     """
 
     prompt_token_ids: TokenIds
@@ -42,6 +47,8 @@ class GenerationRequest:
     snapshot_at: tuple[CutPoint, ...] = ()
     cache_scope: str = ""
     max_draft_tokens: int = 0
+    constraint: TokenConstraint | None = None
+    num_top_logprobs: int | None = None
 
 
 class FinishReason(Enum):
@@ -71,22 +78,28 @@ class GenerationStats:
 
 @dataclass(frozen=True)
 class TextEvent:
-    """Whole characters, never empty, and the tokens sampled since the event before."""
+    """Whole characters, never empty, and the tokens sampled since the event before.
+
+    `logprobs` are of the tokens that some of the text so far is of, each in one event.
+    """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class FinishedEvent:
     """The last event. `token_ids` are all that were sampled, also those of a stop.
 
+    `logprobs` are of last tokens that have no text; those of a stop and the end of text have none.
     `stop` is the stop string that ended the text, "" if none did.
     """
 
     reason: FinishReason
     stats: GenerationStats
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     stop: str = ""
 
 

@@ -20,6 +20,11 @@ def check_top_logprobs(asked: InferenceRequest) -> None:
         raise ApiError(400, f"top_logprobs must be between 0 and {_MAX_TOP_LOGPROBS}")
 
 
+def wanted_top_logprobs(asked: InferenceRequest) -> int | None:
+    """How many alternatives to name for each token; None: nothing about tokens."""
+    return asked.top_logprobs if asked.logprobs else None
+
+
 def check_thinking(model: StoredModel, asked: InferenceRequest) -> None:
     wants_thinking = asked.think not in (None, Think.OFF)
     if wants_thinking and not model.prompt_format.can_think:

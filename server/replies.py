@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rwkv_core.engine import GenerationStats
 from rwkv_core.tokenizer import Tokenizer
+from server.constraints import read_format
 from server.context import ServerContext
 from server.errors import ApiError, model_not_found
 from server.generation import Final, Piece, Timing, reply
@@ -19,6 +20,7 @@ from server.inference import (
     check_implemented,
     check_thinking,
     check_top_logprobs,
+    wanted_top_logprobs,
 )
 from server.model_manager import LoadedModel
 from server.options import Options, read_options
@@ -43,7 +45,7 @@ def chat_options(model: StoredModel, asked: ChatRequest) -> Options:
     check_thinking(model, asked)
     has_images = any(message.images for message in asked.messages)
     check_able(model, tools=bool(asked.tools), vision=has_images)
-    check_implemented(format=asked.format, logprobs=asked.logprobs)
+    read_format(asked.format)  # a wrong one is refused before a model is loaded
     return read_options(model.parameters, asked.options)
 
 
@@ -79,7 +81,14 @@ async def chat_reply(
     """The pieces of a chat's reply, or one with the whole of it if that was asked for."""
     async with context.manager.use(chat.model, chat.asked.keep_alive) as loaded:
         timing = Timing(start_ns, time.monotonic_ns())
-        pieces = reply(loaded, chat.prompt, chat.options, timing)
+        pieces = reply(
+            loaded,
+            chat.prompt,
+            chat.options,
+            timing,
+            schema=read_format(chat.asked.format),
+            num_top_logprobs=wanted_top_logprobs(chat.asked),
+        )
         if turn is not None:
             pieces = kept(turn, pieces)
         async with aclosing(as_asked(pieces, stream=chat.asked.stream)) as answers:
@@ -110,7 +119,8 @@ def generate_options(model: StoredModel, asked: GenerateRequest) -> Options:
         raise ApiError(400, "raw mode does not support template, system, or context")
     check_thinking(model, asked)
     check_able(model, insert=bool(asked.suffix), vision=bool(asked.images))
-    check_implemented(template=asked.template, format=asked.format, logprobs=asked.logprobs)
+    check_implemented(template=asked.template)
+    read_format(asked.format)  # a wrong one is refused before a model is loaded
     return read_options(model.parameters, asked.options)
 
 
@@ -148,7 +158,15 @@ async def generate_reply(
     async with context.manager.use(model, asked.keep_alive) as loaded:
         timing = Timing(start_ns, time.monotonic_ns())
         _, prompt = await prompt_after_context(loaded, model, asked)
-        pieces = reply(loaded, prompt, options, timing, with_context=not asked.raw)
+        pieces = reply(
+            loaded,
+            prompt,
+            options,
+            timing,
+            with_context=not asked.raw,
+            schema=read_format(asked.format),
+            num_top_logprobs=wanted_top_logprobs(asked),
+        )
         async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
             async for piece in answers:
                 yield piece

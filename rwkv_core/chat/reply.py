@@ -13,7 +13,7 @@ from enum import Enum, auto
 from rwkv_core.chat.messages import Think
 from rwkv_core.chat.prompt_format import PromptFormat
 
-_TAG_END = ">"
+TAG_END = ">"
 
 
 class ReplyKind(Enum):
@@ -53,7 +53,7 @@ class ReplyParser:
         """`think` as it was given to `render_chat`: None means ON where the format can think."""
         self._held = ""
         self._is_thinking = fmt.thinking is not None and think is not Think.OFF
-        self._tags = (f"{fmt.thinking.on}{_TAG_END}", fmt.thinking.close) if fmt.thinking else None
+        self._tags = (f"{fmt.thinking.on}{TAG_END}", fmt.thinking.close) if fmt.thinking else None
         self._where = _Where.OPEN_TAG if self._tags else _Where.SEAM
 
     def push(self, text: str) -> list[ReplyPart]:
@@ -96,10 +96,10 @@ class ReplyParser:
     def _leave_open_tag(self) -> bool:
         if not self._held:
             return False
-        if not self._held.startswith(_TAG_END):
+        if not self._held.startswith(TAG_END):
             self._where = _Where.CONTENT
             return True
-        self._held = self._held[len(_TAG_END) :]
+        self._held = self._held[len(TAG_END) :]
         self._where = _Where.THOUGHT_START if self._is_thinking else _Where.SEAM
         return True
 
