@@ -14,7 +14,7 @@ from server.openai.errors import openai_error
 from server.openai.ids import new_id
 from server.openai.schemas import ChatCompletionRequest
 from server.tool_calls import NumberedCall, tool_call_json
-from server.wire import Json
+from server.wire import Json, logprobs_json
 
 FINGERPRINT = "fp_ollama"
 END = "[DONE]"
@@ -40,6 +40,7 @@ class ChatWriter:
             message["tool_calls"] = [call_json(call) for call in piece.tool_calls]
         self._has_called = bool(piece.tool_calls)
         choice = {"index": 0, "message": message, "finish_reason": self._reason(piece.final)}
+        choice |= _logprobs(piece)
         return self._object("chat.completion", [choice]) | {"usage": usage(piece.final)}
 
     def events(self, piece: Piece) -> Iterator[ServerSentEvent]:
@@ -48,16 +49,19 @@ class ChatWriter:
             deltas.append({"reasoning": piece.thinking})
             if not (piece.content or piece.tool_calls):
                 deltas[0] = {"content": ""} | deltas[0]
-        if piece.content or piece.tool_calls or (not self._has_begun and not deltas):
+        is_first = not (self._has_begun or deltas)
+        if piece.content or piece.tool_calls or is_first or (piece.logprobs and not deltas):
             deltas.append({"content": piece.content})
         if piece.tool_calls:
             deltas[-1]["tool_calls"] = [call_json(call) for call in piece.tool_calls]
             self._has_called = True
+        extra = _logprobs(piece)
         for delta in deltas:
-            yield self._chunk(delta if self._has_begun else {"role": "assistant"} | delta, None)
-            self._has_begun = True
+            begun = delta if self._has_begun else {"role": "assistant"} | delta
+            yield self._chunk(begun, None, extra)
+            self._has_begun, extra = True, {}
         if piece.final:
-            yield self._chunk({}, self._reason(piece.final))
+            yield self._chunk({}, self._reason(piece.final), {})
             if self._with_usage:
                 chunk = self._object("chat.completion.chunk", []) | {"usage": usage(piece.final)}
                 yield event(chunk)
@@ -69,8 +73,8 @@ class ChatWriter:
     def ping(self) -> ServerSentEvent:
         return comment("ping")
 
-    def _chunk(self, delta: Json, reason: str | None) -> ServerSentEvent:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    def _chunk(self, delta: Json, reason: str | None, extra: Json) -> ServerSentEvent:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason} | extra
         return event(self._object("chat.completion.chunk", [choice]))
 
     def _object(self, kind: str, choices: list[Json]) -> Json:
@@ -95,6 +99,15 @@ def call_json(numbered: NumberedCall) -> Json:
     text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     function = {"name": name, "arguments": text}
     return {"id": call["id"], "index": numbered.index, "type": "function", "function": function}
+
+
+def _logprobs(piece: Piece) -> Json:
+    """Ollama's form of them, with the fields that OpenAI's clients insist on."""
+    if not piece.logprobs:
+        return {}
+    whole: Json = {"bytes": None, "top_logprobs": []}
+    content = [whole | each for each in logprobs_json(piece.logprobs)]
+    return {"logprobs": {"content": content}}
 
 
 def usage(final: Final) -> Json:

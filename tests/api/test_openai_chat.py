@@ -213,6 +213,57 @@ def test_a_stop_is_a_string_or_several(server: RunningServer) -> None:
         assert choice["finish_reason"] == "stop"
 
 
+@needs_demo
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reply_in_json_follows_its_schema(api: openai.OpenAI, stream: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 9}, "sunny": {"type": "boolean"}},
+        "required": ["city", "sunny"],
+        "additionalProperties": False,
+    }
+    body: Any = {
+        "model": DEMO,
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        "temperature": 0,
+    }
+    if stream:
+        chunks = api.chat.completions.create(stream=True, **body)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    else:
+        text = api.chat.completions.create(**body).choices[0].message.content or ""
+    value = json.loads(text)
+    assert set(value) == {"city", "sunny"}
+    assert isinstance(value["sunny"], bool)
+    with pytest.raises(openai.BadRequestError, match="format"):
+        wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": 3}}
+        api.chat.completions.create(**body | {"response_format": wrong})
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_logprobs_of_every_token(api: openai.OpenAI, stream: bool) -> None:
+    body: Any = {
+        "model": ENDLESS,
+        "messages": HELLO,
+        "temperature": 0,
+        "max_tokens": 6,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    choices: list[Any] = []
+    if stream:
+        choices = [chunk.choices[0] for chunk in api.chat.completions.create(stream=True, **body)]
+    else:
+        choices = [api.chat.completions.create(**body).choices[0]]
+    tokens = [token for each in choices if each.logprobs for token in each.logprobs.content]
+    assert len(tokens) == 6
+    for token in tokens:
+        assert token.logprob <= 0
+        assert len(token.top_logprobs) == 2
+        assert token.top_logprobs[0].bytes == token.bytes  # the likeliest was taken
+
+
 def test_models_are_listed_and_found(api: openai.OpenAI) -> None:
     models = {model.id: model for model in api.models.list()}
     assert {f"{DEMO}:latest", f"{ENDLESS}:latest"} <= set(models)

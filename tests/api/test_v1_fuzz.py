@@ -57,6 +57,7 @@ schema: st.SearchStrategy[Any] = st.deferred(
     )
 )
 function = objects(name=texts, description=texts, parameters=schema, strict=st.booleans())
+formats = st.sampled_from(["text", "json_object", "json_schema"])
 roles = sometimes(st.sampled_from(["user", "assistant", "system", "tool", "User"]), texts)
 image = st.sampled_from(["data:;base64,aGk=", "data:image/png;base64,x", "http://x", ""])
 
@@ -77,10 +78,10 @@ chat_bodies = objects(
     {"messages": lists(chat_messages, min_size=1)},
     tools=lists(objects(type=texts, function=function)),
     tool_choice=anything,
-    response_format=objects(type=texts, json_schema=objects(schema=schema)),
+    response_format=objects(type=formats, json_schema=objects(schema=schema)),
     reasoning=objects(effort=st.sampled_from(["none", "low", "xhigh", "some"])),
     reasoning_effort=st.sampled_from(["none", "high", "", "some"]),
-    logprobs=st.just(False),
+    logprobs=st.booleans(),
     top_logprobs=st.integers(-1, 21),
     temperature=numbers, top_p=numbers, seed=st.integers(), n=st.integers(0, 3),
     frequency_penalty=numbers, presence_penalty=numbers,
@@ -120,7 +121,7 @@ response_bodies = objects(
     instructions=texts,
     tools=lists(response_tools),
     reasoning=objects(effort=st.sampled_from(["none", "low"]), summary=texts),
-    text=objects(format=objects(type=texts, name=texts, schema=schema)),
+    text=objects(format=objects(type=formats, name=texts, schema=schema)),
     temperature=numbers, top_p=numbers, truncation=texts, previous_response_id=st.just(""),
 )  # fmt: skip
 blocks = objects(
