@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.anthropic.ids import new_id
+from server.reply_ids import new_id
 from server.wire import Json
 
 _TYPES = {

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from sse_starlette import ServerSentEvent
 
 from server.anthropic.errors import anthropic_error
-from server.anthropic.ids import new_id
 from server.event_stream import event
 from server.generation import Final, Piece
+from server.reply_ids import new_id
 from server.tool_calls import NumberedCall, tool_call_json
 from server.wire import Json
 

@@ -11,8 +11,8 @@ from server.event_stream import comment, event, text_event
 from server.generation import Piece
 from server.openai.chat_writer import END, FINGERPRINT, usage
 from server.openai.errors import openai_error
-from server.openai.ids import new_id
 from server.openai.schemas import CompletionRequest
+from server.reply_ids import new_id
 from server.wire import Json
 
 _NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

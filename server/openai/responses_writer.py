@@ -12,8 +12,8 @@ from sse_starlette import ServerSentEvent
 from server.event_stream import comment, event
 from server.generation import Final, Piece
 from server.openai.chat_writer import call_json
-from server.openai.ids import new_id
 from server.openai.responses_schemas import ResponsesRequest
+from server.reply_ids import new_id
 from server.tool_calls import NumberedCall
 from server.wire import Json
 

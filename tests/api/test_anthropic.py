@@ -8,28 +8,28 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.tools.running_server import DEMO, ENDLESS, TIMEOUT_S, RunningServer, needs_demo
+from tests.tools.api_clients import (
+    WEATHER_DESCRIPTION,
+    WEATHER_NAME,
+    WEATHER_PARAMETERS,
+    anthropic_client,
+)
+from tests.tools.running_server import DEMO, ENDLESS, RunningServer, needs_demo
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
 SUM: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
 GREEDY = {"temperature": 0}  # the newest of the clients have no name for it
 NO_THOUGHT: Any = {"type": "disabled"}
 WEATHER: Any = {
-    "name": "get_weather",
-    "description": "Get the weather of a city",
-    "input_schema": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}},
-        "required": ["city"],
-    },
+    "name": WEATHER_NAME,
+    "description": WEATHER_DESCRIPTION,
+    "input_schema": WEATHER_PARAMETERS,
 }
 
 
 @pytest.fixture(scope="module")
 def api(server: RunningServer) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(
-        base_url=server.url, api_key="unused", timeout=TIMEOUT_S, max_retries=0
-    ) as client:
+    with anthropic_client(server) as client:
         yield client
 
 

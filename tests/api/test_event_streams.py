@@ -20,6 +20,7 @@ from rwkv_core.executor import Segment
 from rwkv_core.model import Model
 from server.settings import Settings
 from server.streaming import to_json
+from tests.tools.api_clients import anthropic_client, openai_client
 from tests.tools.running_server import ENDLESS, TIMEOUT_S, RunningServer, running, wait_until
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
@@ -160,7 +161,7 @@ def test_the_clients_raise_what_ends_their_streams(server: RunningServer, fail_i
     warm_up(server)
     fail_in(5)
     with (
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", timeout=TIMEOUT_S) as api,
+        openai_client(server) as api,
         pytest.raises(openai.APIError, match="the memory is on fire"),
     ):
         for _ in api.chat.completions.create(model=ENDLESS, messages=HELLO, stream=True):
@@ -168,7 +169,7 @@ def test_the_clients_raise_what_ends_their_streams(server: RunningServer, fail_i
     warm_up(server)
     fail_in(5)
     with (
-        anthropic.Anthropic(base_url=server.url, api_key="x", timeout=TIMEOUT_S) as claude,
+        anthropic_client(server) as claude,
         pytest.raises(anthropic.APIStatusError, match="the memory is on fire"),
         claude.messages.stream(model=ENDLESS, messages=HELLO, max_tokens=99) as events,
     ):

@@ -9,29 +9,29 @@ from typing import Any
 import openai
 import pytest
 
-from tests.tools.running_server import DEMO, ENDLESS, TIMEOUT_S, RunningServer, needs_demo
+from tests.tools.api_clients import (
+    WEATHER_DESCRIPTION,
+    WEATHER_NAME,
+    WEATHER_PARAMETERS,
+    openai_client,
+)
+from tests.tools.running_server import DEMO, ENDLESS, RunningServer, needs_demo
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
 SUM: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER: Any = {
     "type": "function",
     "function": {
-        "name": "get_weather",
-        "description": "Get the weather of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
+        "name": WEATHER_NAME,
+        "description": WEATHER_DESCRIPTION,
+        "parameters": WEATHER_PARAMETERS,
     },
 }
 
 
 @pytest.fixture(scope="module")
 def api(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="unused", timeout=TIMEOUT_S, max_retries=0
-    ) as client:
+    with openai_client(server) as client:
         yield client
 
 
