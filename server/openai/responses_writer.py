@@ -253,7 +253,10 @@ def _usage(final: Final) -> Json:
         "input_tokens": num_prompt,
         "output_tokens": num_generated,
         "total_tokens": num_prompt + num_generated,
-        "input_tokens_details": {"cached_tokens": final.stats.num_cached_tokens},
+        "input_tokens_details": {
+            "cached_tokens": final.stats.num_cached_tokens,
+            "cache_write_tokens": 0,
+        },
         # Nobody counts which of them were thought; Ollama says 0 too.
         "output_tokens_details": {"reasoning_tokens": 0},
     }
