@@ -18,7 +18,7 @@ from server.demo_model import ensure_demo_model
 from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
-from server.routes import chat, generate, metrics, models, root, sessions
+from server.routes import chat, embed, generate, metrics, models, root, sessions
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
     app.state.context = ServerContext(settings, store, manager, named_sessions)
-    for module in (root, models, generate, chat, sessions, metrics):
+    for module in (root, models, generate, chat, embed, sessions, metrics):
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
