@@ -6,14 +6,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
+
+import numpy as np
 
 from rwkv_core.cache.snapshot import SnapshotKind
 from rwkv_core.cache.tokens import TokenIds
 from rwkv_core.constraint import TokenConstraint
-from rwkv_core.errors import AnserError
+from rwkv_core.errors import AnserError, OptionError
 from rwkv_core.logprobs import TokenLogprob
 from rwkv_core.sampler import SamplingOptions
+
+if TYPE_CHECKING:
+    from rwkv_core.embedding import EmbeddedEvent
 
 log = logging.getLogger(__name__)
 
@@ -110,18 +115,15 @@ class FailedEvent:
     error: AnserError
 
 
-Event: TypeAlias = TextEvent | FinishedEvent | FailedEvent
+Event: TypeAlias = Union[TextEvent, FinishedEvent, FailedEvent, "EmbeddedEvent"]
 Sink: TypeAlias = Callable[[Event], None]
 
 
 class Generation:
     """A request that an engine has taken. Its sink gets text, and a last event that says why."""
 
-    def __init__(
-        self, request: GenerationRequest, sink: Sink, withdraw: Callable[[Generation], bool]
-    ) -> None:
+    def __init__(self, sink: Sink, withdraw: Callable[[Generation], bool]) -> None:
         """`withdraw` takes it out of the engine's queue; False when it is not in there."""
-        self.request = request
         self._sink: Sink | None = sink
         self._withdraw = withdraw
         self._is_cancelled = False
@@ -148,3 +150,25 @@ class Generation:
         except Exception:
             log.exception("the receiver of a generation failed; the generation is cancelled")
             self._sink, self._is_cancelled = None, True
+
+
+def check_request(request: GenerationRequest, vocab_size: int) -> None:
+    """Raises OptionError for a request that the model cannot run."""
+    check_tokens(request.prompt_token_ids, vocab_size)
+    if request.max_new_tokens is not None and request.max_new_tokens < 1:
+        raise OptionError(f"max_new_tokens must be at least 1, not {request.max_new_tokens}")
+    if request.max_draft_tokens < 0:
+        raise OptionError(f"max_draft_tokens must be at least 0, not {request.max_draft_tokens}")
+
+
+def check_tokens(token_ids: TokenIds, vocab_size: int) -> None:
+    """Raises OptionError for a text that the model cannot read."""
+    ids = np.asarray(token_ids)
+    if not len(ids):
+        raise OptionError("the prompt is empty; it needs at least one token")
+    least, greatest = int(ids.min()), int(ids.max())
+    if not 0 <= least <= greatest < vocab_size:
+        wrong = least if least < 0 else greatest
+        raise OptionError(
+            f"the prompt has the token id {wrong}; this model's are 0 to {vocab_size - 1}"
+        )

@@ -48,8 +48,7 @@ class Sequence:
     it has a slot.
     """
 
-    def __init__(self, model: Model, generation: Generation) -> None:
-        request = generation.request
+    def __init__(self, model: Model, generation: Generation, request: GenerationRequest) -> None:
         self.generation = generation
         self._model = model
         self._request = request

@@ -19,7 +19,7 @@ from server.error_shapes import error_json
 from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
-from server.routes import anthropic, chat, generate, metrics, models, openai, root, sessions
+from server.routes import anthropic, chat, embed, generate, metrics, models, openai, root, sessions
 from server.sessions.turns import Sessions
 from server.settings import Settings
 from server.store import Store
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
     app.state.context = ServerContext(settings, store, manager, named_sessions)
-    for module in (root, models, generate, chat, openai, anthropic, sessions, metrics):
+    for module in (root, models, generate, chat, embed, openai, anthropic, sessions, metrics):
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
     app.add_exception_handler(RecursionError, _answer_error)

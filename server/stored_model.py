@@ -65,7 +65,7 @@ class StoredModel:
     def capabilities(self) -> list[str]:
         """In Ollama's words; what a model can do follows from its prompt format."""
         able = {"tools": self.prompt_format.can_use_tools, "thinking": self.prompt_format.can_think}
-        return ["completion", *(name for name, is_able in able.items() if is_able)]
+        return ["completion", *(name for name, is_able in able.items() if is_able), "embedding"]
 
     @property
     def details(self) -> dict[str, Any]:

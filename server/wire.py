@@ -88,7 +88,7 @@ def listed_model(model: StoredModel) -> Json:
         "modified_at": rfc3339(model.manifest.modified_ns),
         "size": model.manifest.size,
         "digest": model.manifest.digest,
-        "details": model.details | _without_zeros(lengths),
+        "details": model.details | without_zeros(lengths),
         "capabilities": model.capabilities,
     }
 
@@ -116,7 +116,7 @@ def listed_session(session: Session) -> Json:
         "model": session.model,
         "created_at": rfc3339(session.created_ns),
         "updated_at": rfc3339(session.updated_ns),
-    } | _without_zeros(counts)
+    } | without_zeros(counts)
 
 
 def logprobs_json(logprobs: Sequence[TokenLogprob]) -> list[Json]:
@@ -154,8 +154,9 @@ def _ending(piece: Piece) -> Json:
         own["draft_count"] = final.stats.num_draft_tokens
         own["draft_accepted_count"] = final.stats.num_accepted_tokens
     ending = {"done": True, "done_reason": final.reason} | context | logprobs
-    return ending | _without_zeros(metrics) | own
+    return ending | without_zeros(metrics) | own
 
 
-def _without_zeros(values: Mapping[str, int]) -> Json:
+def without_zeros(values: Mapping[str, int]) -> Json:
+    """As Go leaves them out."""
     return {name: value for name, value in values.items() if value}
