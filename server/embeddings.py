@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from torch import Tensor
 from rwkv_core.cache import TokenIds
 from rwkv_core.engine import EmbeddedEvent
 from rwkv_core.errors import GenerationError
+from server.context import ServerContext
 from server.errors import ApiError
+from server.go_text import go_quote
 from server.model_manager import LoadedModel
+from server.stored_model import StoredModel
 from server.streaming import embed
 
 # Of one request: their vectors are in memory until the last one is there, 16 KB each at 7.2B.
@@ -64,6 +68,26 @@ def shortest_numbers(vector: Tensor) -> list[float]:
     """The values of a float32 vector with as few digits as tell them apart, as Go writes them."""
     numbers: list[float] = vector.numpy().astype(str).astype(float).tolist()
     return numbers
+
+
+def read_texts(value: Any) -> list[str]:
+    """What a request's `input` holds. Raises ApiError (400) for anything but text."""
+    if value is None or value == "":
+        return []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise ApiError(400, "invalid input type")
+    return texts
+
+
+async def find_embedder(context: ServerContext, name: str) -> StoredModel:
+    """`find_model` with the words that Ollama has here for a model that is not there."""
+    try:
+        return await context.find_model(name)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise ApiError(404, f"model {go_quote(name)} not found, try pulling it first") from None
 
 
 async def _embed_text(loaded: LoadedModel, text: str) -> EmbeddedEvent:

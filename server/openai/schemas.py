@@ -92,6 +92,16 @@ class ChatCompletionRequest(SampledRequest):
     top_logprobs: int = 0
 
 
+class EmbeddingsRequest(OpenAIModel):
+    """`input` is a string or several; `encoding_format` is float or base64."""
+
+    go_name: ClassVar[str] = "EmbedRequest"
+    model: str = ""
+    input: Any = None
+    dimensions: int = 0
+    encoding_format: str = ""
+
+
 class CompletionRequest(SampledRequest):
     go_name: ClassVar[str] = "CompletionRequest"
     prompt: str = ""

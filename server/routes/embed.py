@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
@@ -12,9 +11,14 @@ from torch import Tensor
 
 from server.context import ServerContext, context_of, read_request
 from server.embed_schemas import EmbeddingRequest, EmbedRequest
-from server.embeddings import embed_texts, normalised, shortest_numbers
+from server.embeddings import (
+    embed_texts,
+    find_embedder,
+    normalised,
+    read_texts,
+    shortest_numbers,
+)
 from server.errors import ApiError, model_not_found
-from server.go_text import go_quote
 from server.options import read_options
 from server.stored_model import StoredModel
 from server.streaming import JSON_TYPE, json_response, to_json, unless_gone
@@ -29,9 +33,9 @@ async def embed(request: Request) -> Response:
     asked = await read_request(request, EmbedRequest)
     if not asked.model.strip():
         raise model_not_found(asked.model)
-    texts = _texts(asked.input)
+    texts = read_texts(asked.input)
     context = context_of(request)
-    model = await _find_model(context, asked.model)
+    model = await find_embedder(context, asked.model)
     read_options(model.parameters, asked.options)
     pieces = await unless_gone(request, _embed(context, model, asked, texts, start_ns))
     return StreamingResponse(pieces, media_type=JSON_TYPE.decode())
@@ -43,7 +47,7 @@ async def embeddings(request: Request) -> Response:
     if not asked.model.strip():
         raise ApiError(400, "model is required")
     context = context_of(request)
-    model = await _find_model(context, asked.model)
+    model = await find_embedder(context, asked.model)
     read_options(model.parameters, asked.options)
     answer = await unless_gone(request, _embed_prompt(context, model, asked))
     return json_response(answer)
@@ -86,23 +90,3 @@ async def _embed_prompt(
             return {"embedding": []}
         vectors, _ = await embed_texts(loaded, [asked.prompt])
     return {"embedding": shortest_numbers(normalised(vectors[0]))}
-
-
-def _texts(value: Any) -> list[str]:
-    """What a request's `input` holds. Raises ApiError (400) for anything but text."""
-    if value is None or value == "":
-        return []
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-        raise ApiError(400, "invalid input type")
-    return texts
-
-
-async def _find_model(context: ServerContext, name: str) -> StoredModel:
-    """`find_model` with the words that Ollama has here for a model that is not there."""
-    try:
-        return await context.find_model(name)
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        raise ApiError(404, f"model {go_quote(name)} not found, try pulling it first") from None

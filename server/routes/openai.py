@@ -1,4 +1,6 @@
-"""OpenAI's API: `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/models`."""
+"""OpenAI's API: `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`,
+`/v1/models`.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +8,29 @@ import asyncio
 import time
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from torch import Tensor
 
 from server.context import context_of, read_request
+from server.embeddings import embed_texts, find_embedder
 from server.errors import model_not_found
 from server.event_stream import answer
 from server.openai.chat_writer import ChatWriter
 from server.openai.completion_writer import CompletionWriter
+from server.openai.embeddings import embeddings_input, embeddings_json
 from server.openai.models import model_json
 from server.openai.requests import chat_request, generate_request
 from server.openai.responses_input import responses_chat_request
 from server.openai.responses_schemas import ResponsesRequest
 from server.openai.responses_writer import ResponsesWriter
-from server.openai.schemas import ChatCompletionRequest, CompletionRequest
+from server.openai.schemas import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+)
 from server.replies import begin_generate, chat_reply, checked_chat
 from server.stored_model import list_models
-from server.streaming import json_response
+from server.streaming import JSON_TYPE, json_response, unless_gone
 
 router = APIRouter(prefix="/v1")
 
@@ -52,6 +61,22 @@ async def responses(request: Request) -> Response:
     chat = await checked_chat(context, responses_chat_request(asked))
     pieces = chat_reply(context, chat, start_ns)
     return await answer(request, pieces, ResponsesWriter(asked), stream=asked.stream)
+
+
+@router.post("/embeddings")
+async def embeddings(request: Request) -> Response:
+    asked = await read_request(request, EmbeddingsRequest)
+    texts = embeddings_input(asked)
+    context = context_of(request)
+    model = await find_embedder(context, asked.model)
+
+    async def embedded() -> tuple[list[Tensor], int]:
+        async with context.manager.use(model) as loaded:
+            return await embed_texts(loaded, texts)
+
+    vectors, num_tokens = await unless_gone(request, embedded())
+    body = embeddings_json(asked, vectors, num_tokens)
+    return StreamingResponse(body, media_type=JSON_TYPE.decode())
 
 
 @router.get("/models")
