@@ -18,8 +18,8 @@ import threading
 import time
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +31,8 @@ from rwkv_core.cache import (
     TokenIds,
     as_tokens,
 )
-from rwkv_core.errors import AnserError, EngineStoppedError, GenerationError, OptionError
+from rwkv_core.embedding import EmbeddedEvent, EmbeddingRequest, EmbeddingSequence
+from rwkv_core.errors import AnserError, EngineStoppedError, GenerationError
 from rwkv_core.executor import NUM_TORCH_THREADS, Segment
 from rwkv_core.generation import (
     CutPoint,
@@ -44,6 +45,8 @@ from rwkv_core.generation import (
     GenerationStats,
     Sink,
     TextEvent,
+    check_request,
+    check_tokens,
 )
 from rwkv_core.kernel_executor import KernelExecutor
 from rwkv_core.model import Model
@@ -53,6 +56,8 @@ from rwkv_core.sequence import ReplyEnd, Sequence
 
 __all__ = [
     "CutPoint",
+    "EmbeddedEvent",
+    "EmbeddingRequest",
     "Engine",
     "Event",
     "FailedEvent",
@@ -82,6 +87,8 @@ _TAKING_S = 0.05
 # Tokens at the end of a reply, of a draft or before a stop, that may be read again in one pass in
 # which no stream has a part.
 _MAX_END_ROWS = 64
+
+_AnySequence: TypeAlias = Sequence | EmbeddingSequence
 
 _STOPPED = "the model was unloaded before the reply was finished; send the request again"
 
@@ -115,7 +122,7 @@ class Engine:
         max_rows = _MAX_ROWS_CPU if model.device.type == "cpu" else _MAX_ROWS_GPU
         self._ahead = ReadAhead(model, cache) if cache is not None else None
         self._changed = threading.Condition()  # guards the fields below
-        self._scheduler: Scheduler[Sequence] = Scheduler(num_slots, max_queue, max_rows)
+        self._scheduler: Scheduler[_AnySequence] = Scheduler(num_slots, max_queue, max_rows)
         self._is_working = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._serve, name="anser-engine", daemon=True)
@@ -144,15 +151,22 @@ class Engine:
         Raises OptionError for one that cannot be run, EngineBusyError when too many wait, and
         EngineStoppedError when the engine is not healthy.
         """
-        _check(request, self._model.config.vocab_size)
-        generation = Generation(request, sink, self._withdraw)
-        sequence = Sequence(self._model, generation)
+        check_request(request, self._model.config.vocab_size)
+        generation = Generation(sink, self._withdraw)
+        return self._add(Sequence(self._model, generation, request))
+
+    def embed(self, request: EmbeddingRequest, sink: Sink) -> Generation:
+        """`submit` for a text whose vector is wanted: the last event is an EmbeddedEvent."""
+        check_tokens(request.token_ids, self._model.config.vocab_size)
+        return self._add(EmbeddingSequence(Generation(sink, self._withdraw), request))
+
+    def _add(self, sequence: _AnySequence) -> Generation:
         with self._changed:
             if not self.is_healthy:
                 raise EngineStoppedError("the model is being unloaded; send the request again")
             self._scheduler.add(sequence)
             self._changed.notify()
-        return generation
+        return sequence.generation
 
     def read_ahead(self, token_ids: TokenIds, cache_scope: str = "") -> None:
         """Has a text read when nothing else is to do, for prompts that will begin with it.
@@ -216,7 +230,8 @@ class Engine:
         runs = self._scheduler.next_pass()
         if runs:
             self._run(runs)
-        elif self._scheduler.is_idle:
+        self._embed([each for each in self._embeddings() if each.is_ready])
+        if self._scheduler.is_idle and not runs:
             self._read_ahead()
 
     def _take_requests(self) -> None:
@@ -230,11 +245,18 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         for sequence in list(self._scheduler.running):
-            if sequence.generation.is_cancelled:
+            if not sequence.generation.is_cancelled:
+                continue
+            if isinstance(sequence, EmbeddingSequence):
+                self._leave(sequence, sequence.cancelled())
+            else:
                 self._finish(sequence, FinishReason.CANCELLED)
 
-    def _begin(self, sequence: Sequence) -> None:
+    def _begin(self, sequence: _AnySequence) -> None:
         """A sequence has got its slot."""
+        if isinstance(sequence, EmbeddingSequence):
+            self._start(sequence)
+            return
         try:
             if self._ahead is not None:
                 self._ahead.give_way(sequence.reading.tokens, sequence.cache_scope)
@@ -244,10 +266,13 @@ class Engine:
         else:
             self._start(sequence)
 
-    def _start(self, sequence: Sequence) -> None:
+    def _start(self, sequence: _AnySequence) -> None:
         """Gives a sequence the state behind as much of its text as there is one for, or will be."""
         tokens, scope = sequence.reading.tokens, sequence.cache_scope
         try:
+            if isinstance(sequence, EmbeddingSequence):
+                sequence.start(self._model.new_state())
+                return
             hit = self._cache.lookup(tokens, scope) if self._cache is not None else None
             num_cached = hit.num_tokens if hit else 0
             leader, num_shared = self._leader_of(sequence, tokens)
@@ -267,7 +292,7 @@ class Engine:
         for other in self._scheduler.running:
             if other is sequence:
                 break
-            if other.cache_scope != sequence.cache_scope:
+            if isinstance(other, EmbeddingSequence) or other.cache_scope != sequence.cache_scope:
                 continue
             num_common = _num_common(tokens, other.reading.tokens)
             if not other.is_writing and num_common > max(num_shared, other.reading.num_read):
@@ -281,7 +306,7 @@ class Engine:
         if sequence.is_ready:
             self._write(sequence, snapshot.logits.unsqueeze(0))
 
-    def _run(self, runs: list[Run[Sequence]]) -> None:
+    def _run(self, runs: list[Run[_AnySequence]]) -> None:
         """A pass of the model, and what follows from it for every sequence in it."""
         start = time.perf_counter()  # the copies of states for drafts are part of their cost
         segments = [run.sequence.segments(run.num_rows) for run in runs]
@@ -295,9 +320,30 @@ class Engine:
         for run, parts in zip(runs, segments, strict=True):
             run.sequence.has_read(run.num_rows)
             num_logits = sum(part.num_logits for part in parts)
-            if num_logits:
+            if num_logits and isinstance(run.sequence, Sequence):
                 self._arrive(run.sequence, logits[row : row + num_logits])
                 row += num_logits
+
+    def _embeddings(self) -> list[EmbeddingSequence]:
+        return [each for each in self._scheduler.running if isinstance(each, EmbeddingSequence)]
+
+    def _embed(self, sequences: list[EmbeddingSequence]) -> None:
+        """Reads the last tokens of texts that are read but for these, together if that goes."""
+        if not sequences:
+            return
+        tokens = [each.last_token for each in sequences]
+        states = [each.reading.state for each in sequences if each.reading.state is not None]
+        try:
+            vectors = self._model.final_hidden(tokens, states)
+        except Exception as error:
+            if len(sequences) == 1:
+                self._fail(sequences[0], error)
+            else:  # the states are as they were
+                for each in sequences:
+                    self._embed([each])
+            return
+        for each, vector in zip(sequences, vectors, strict=True):
+            self._leave(each, each.embedded(vector))
 
     def _arrive(self, sequence: Sequence, logits: Tensor) -> None:
         """A sequence is at a cut of its text or at its end, and the first of these logits [1, V],
@@ -317,11 +363,7 @@ class Engine:
     def _leave_snapshot(self, sequence: Sequence, logits: Tensor, kind: SnapshotKind) -> None:
         """For the cache, and for those who wait for it."""
         num_tokens = sequence.reading.num_read
-        followers = [
-            each
-            for each in self._scheduler.running
-            if each.leader is sequence and each.num_shared == num_tokens
-        ]
+        followers = [each for each in self._followers_of(sequence) if each.num_shared == num_tokens]
         if self._cache is None and not followers:
             return
         assert sequence.reading.state is not None
@@ -368,7 +410,11 @@ class Engine:
         if num_tokens < len(end.tokens):
             self.read_ahead(end.tokens, scope)
 
-    def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
+    def _followers_of(self, sequence: _AnySequence) -> list[Sequence]:
+        running = self._scheduler.running
+        return [each for each in running if isinstance(each, Sequence) and each.leader is sequence]
+
+    def _isolate(self, sequences: list[_AnySequence], error: Exception) -> None:
         """After a pass that failed, its states are worthless. Who was alone in it has failed; of
         several each begins again from what the cache has, and runs alone until it is there.
         """
@@ -380,11 +426,12 @@ class Engine:
             is_lost = sequence in sequences
             if is_lost:
                 sequence.is_suspect = True
-                sequence.forget_state()
+                if isinstance(sequence, Sequence):
+                    sequence.forget_state()
             if is_lost or sequence.leader in sequences:
                 self._start(sequence)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def _fail(self, sequence: _AnySequence, error: Exception) -> None:
         if not isinstance(error, AnserError):
             log.error("a generation failed", exc_info=error)
             error = GenerationError(_one_line(error))
@@ -393,13 +440,13 @@ class Engine:
         # Without the traceback, whose frames would keep the state in memory.
         self._leave(sequence, FailedEvent(error.with_traceback(None)))
 
-    def _leave(self, sequence: Sequence, last_event: Event) -> None:
+    def _leave(self, sequence: _AnySequence, last_event: Event) -> None:
         """Frees a slot. Who waits for what this sequence would have read has to look elsewhere."""
         with self._changed:
             self._scheduler.release(sequence)
         sequence.generation.deliver(last_event)
-        for each in list(self._scheduler.running):
-            if each.leader is sequence and not self._is_closed:
+        for each in self._followers_of(sequence):
+            if not self._is_closed:
                 self._start(each)
 
     def _fail_waiting(self) -> None:
@@ -428,23 +475,6 @@ def _num_common(one: TokenArray, other: TokenArray) -> int:
     differs = one[:length] != other[:length]
     first = int(differs.argmax()) if length else 0
     return first if length and differs[first] else length
-
-
-def _check(request: GenerationRequest, vocab_size: int) -> None:
-    """Raises OptionError for a request that the model cannot run."""
-    ids = np.asarray(request.prompt_token_ids)
-    if not len(ids):
-        raise OptionError("the prompt is empty; it needs at least one token")
-    least, greatest = int(ids.min()), int(ids.max())
-    if not 0 <= least <= greatest < vocab_size:
-        wrong = least if least < 0 else greatest
-        raise OptionError(
-            f"the prompt has the token id {wrong}; this model's are 0 to {vocab_size - 1}"
-        )
-    if request.max_new_tokens is not None and request.max_new_tokens < 1:
-        raise OptionError(f"max_new_tokens must be at least 1, not {request.max_new_tokens}")
-    if request.max_draft_tokens < 0:
-        raise OptionError(f"max_draft_tokens must be at least 0, not {request.max_draft_tokens}")
 
 
 def _one_line(error: Exception) -> str:

@@ -53,3 +53,10 @@ class Executor(Protocol):
         caller (`Model.advance_batch`) that tokens are in the vocabulary and no state comes twice.
         After an exception the states are worthless.
         """
+
+    def final_hidden(self, token_ids: Sequence[int], states: Sequence[State]) -> Tensor:
+        """The residual stream behind `ln_out`, which the head reads, of one more token of each
+        text: float32 [S, D] on the CPU. Leaves the states, of batch size 1, as they are.
+
+        Raises CheckpointError where the model's file has to be read for it, and is gone.
+        """

@@ -7,6 +7,7 @@ output is the same sequence of operations whatever the number of rows.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,12 @@ from rwkv_core import kernels
 from rwkv_core.checkpoint import StoredCheckpoint
 from rwkv_core.checkpoint.architecture import required_names
 from rwkv_core.checkpoint.base import main_type, output_major_shape
-from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
 from rwkv_core.config import ModelConfig
 from rwkv_core.executor import Segment
 from rwkv_core.formulas import is_matrix
+from rwkv_core.hidden_model import HiddenModel, SourceFile, set_embedding
 from rwkv_core.kernels.interface import Int32s, Native, NativeMatrix, NativeModel
+from rwkv_core.state import State
 
 # The value matrix of a layer's channel mix: only its inputs are ever exactly zero.
 FFN_VALUE = "blocks.{layer}.ffn.value.weight"
@@ -46,6 +48,8 @@ class KernelExecutor:
         *,
         type_name: str,
         num_weight_bytes: int,
+        matrices: dict[str, NativeMatrix],
+        source: SourceFile,
     ) -> None:
         self.device = torch.device("cpu")
         self.type_name = type_name
@@ -55,6 +59,11 @@ class KernelExecutor:
         self._n_layer = config.n_layer
         self._vocab_size = config.vocab_size
         self._by_columns: set[int] = set()  # layers that skip zero channels
+        self._config = config
+        self._matrices = matrices  # the model's own, by name: no memory but theirs
+        self._source = source
+        self._hidden: HiddenModel | None = None  # made when it is first asked for
+        self._making_hidden = threading.Lock()
 
     @classmethod
     def load(
@@ -75,11 +84,12 @@ class KernelExecutor:
             config.group_norm_eps,
         )
         num_bytes = 0
+        matrices: dict[str, NativeMatrix] = {}
         for name in required_names(config.n_layer):
             if name == "emb.weight":
-                num_bytes += _set_embedding(model, checkpoint)
+                num_bytes += set_embedding(model, checkpoint)
             elif is_matrix(name):
-                matrix = _matrix(checkpoint, name)
+                matrix = matrices[name] = _matrix(checkpoint, name)
                 model.set_matrix(name, matrix)
                 num_bytes += matrix.nbytes
             else:
@@ -93,6 +103,8 @@ class KernelExecutor:
             config,
             type_name=main_type(checkpoint),
             num_weight_bytes=num_bytes,
+            matrices=matrices,
+            source=SourceFile.of(checkpoint.path),
         )
 
     @property
@@ -136,8 +148,19 @@ class KernelExecutor:
         CheckpointError or MemoryError, and changes nothing then.
         """
         name = FFN_VALUE.format(layer=layer)
-        self._model.replace_matrix(name, _matrix(checkpoint, name, by_columns=True))
+        matrix = _matrix(checkpoint, name, by_columns=True)
+        self._model.replace_matrix(name, matrix)
+        self._matrices[name] = matrix
         self._by_columns.add(layer)
+
+    def final_hidden(self, token_ids: Sequence[int], states: Sequence[State]) -> Tensor:
+        """See `Executor`. The first call takes the memory of another embedding."""
+        with self._making_hidden:
+            if self._hidden is None:
+                self._hidden = HiddenModel.read(
+                    self._native, self._config, self._matrices, self._source
+                )
+        return self._hidden.final_hidden(token_ids, states)
 
     def zero_channels(self) -> tuple[int, int]:
         """How many hidden channels of the channel mixes were zero, of how many, since the reset."""
@@ -207,17 +230,3 @@ def _matrix(checkpoint: StoredCheckpoint, name: str, *, by_columns: bool = False
     for first_row, packed in checkpoint.row_slices(name, kernels.ROW_MULTIPLE):
         kernels.fill(matrix, info.type_name, first_row, packed)
     return matrix
-
-
-def _set_embedding(model: NativeModel, checkpoint: StoredCheckpoint) -> int:
-    """Copies the rows as they are stored: they are looked up while the model lives, and the file
-    may change meanwhile. Returns their size.
-    """
-    info = checkpoint.tensors["emb.weight"]
-    packed = np.empty(info.nbytes, np.uint8)
-    position = 0
-    for _, part in checkpoint.row_slices("emb.weight"):
-        packed[position : position + part.size] = part
-        position += part.size
-    model.set_embedding(LAYOUTS[info.type_name].type_id, packed)
-    return info.nbytes

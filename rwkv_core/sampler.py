@@ -91,8 +91,9 @@ class Sampler:
         if options.presence_penalty or options.frequency_penalty:
             self._counts = _DecayedCounts(vocab_size, options.penalty_decay, token_bytes)
 
-    def sample(self, logits: Tensor) -> int:
-        """A token for `logits` [vocab], which are not changed; -inf rules a token out.
+    def sample(self, logits: Tensor, allowed: Tensor | None = None) -> int:
+        """A token for `logits` [vocab], which are not changed; -inf rules a token out, and so does
+        `allowed` [vocab] bool (None: all are).
 
         Raises GenerationError when they are not numbers or rule out every token.
         """
@@ -102,6 +103,10 @@ class Sampler:
                 "the model's logits are not finite numbers: its file is damaged, or the data type "
                 "too narrow for it (try float32)"
             )
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -math.inf)
+            if logits.max().item() == -math.inf:
+                raise GenerationError("the reply's format leaves no token to go on with")
         logits = self._penalized(logits)
         if self._options.temperature == 0:
             return int(logits.argmax())

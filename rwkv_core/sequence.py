@@ -22,6 +22,7 @@ from rwkv_core.generation import (
     GenerationStats,
     TextEvent,
 )
+from rwkv_core.logprobs import LogprobQueue, token_logprob
 from rwkv_core.model import Model
 from rwkv_core.reading import Reading, checkpoints
 from rwkv_core.rollback import Point, Rollback
@@ -47,8 +48,7 @@ class Sequence:
     it has a slot.
     """
 
-    def __init__(self, model: Model, generation: Generation) -> None:
-        request = generation.request
+    def __init__(self, model: Model, generation: Generation, request: GenerationRequest) -> None:
         self.generation = generation
         self._model = model
         self._request = request
@@ -69,6 +69,7 @@ class Sequence:
         self._points: tuple[Point, ...] = ()  # where there is a state since the last pass
         self._num_draft_tokens = self._num_accepted_tokens = 0
         self._num_sent_tokens = 0
+        self._logprobs = LogprobQueue()
         self._num_chars = self._num_safe_chars = 0  # decoded, and known to be no stop
         self._start_ns: int | None = None
         self._prefill_end_ns: int | None = None
@@ -186,8 +187,13 @@ class Sequence:
     def _write_token(self, logits: Tensor) -> FinishReason | None:
         """Draws one from logits [V]."""
         assert self._sampler is not None
-        token_id = self._sampler.sample(logits)
+        constraint = self._request.constraint
+        token_id = self._sampler.sample(logits, constraint.mask() if constraint else None)
+        is_end = token_id in self._model.tokenizer.eos_token_ids
         self._sampler.accept(token_id)
+        if constraint is not None and not is_end:
+            constraint.accept(token_id)
+        self._note_logprob(logits, token_id)
         if self._drafter is not None:
             self._drafter.push(token_id)
         num_tokens = len(self._prompt) + len(self._token_ids)
@@ -196,7 +202,7 @@ class Sequence:
         self._push(self._decoder.push(token_id))
         if self._stops.matched is not None:
             return FinishReason.STOP
-        if token_id in self._model.tokenizer.eos_token_ids:
+        if is_end or (constraint is not None and constraint.is_complete):
             self._flush()
             return FinishReason.STOP
         if len(self._token_ids) == self._request.max_new_tokens:
@@ -205,7 +211,9 @@ class Sequence:
         return None
 
     def finished(self, reason: FinishReason) -> FinishedEvent:
-        return FinishedEvent(reason, self._stats(), tuple(self._token_ids))
+        stop = self._stops.matched or ""
+        logprobs = () if stop else self._logprobs.take_all()
+        return FinishedEvent(reason, self._stats(), tuple(self._token_ids), logprobs, stop)
 
     def end_of_reply(self) -> ReplyEnd | None:
         """Up to where the state holds nothing of a stop; None for a reply that has not begun."""
@@ -237,7 +245,15 @@ class Sequence:
             self._num_safe_chars += len(text)
             token_ids = tuple(self._token_ids[self._num_sent_tokens :])
             self._num_sent_tokens = len(self._token_ids)
-            self.generation.deliver(TextEvent(text, token_ids))
+            logprobs = self._logprobs.take(self._num_safe_chars)
+            self.generation.deliver(TextEvent(text, token_ids, logprobs))
+
+    def _note_logprob(self, logits: Tensor, token_id: int) -> None:
+        """Of the token that is drawn from logits [V], and not yet decoded; not the end of text."""
+        tokenizer, num_top = self._model.tokenizer, self._request.num_top_logprobs
+        if num_top is not None and token_id not in tokenizer.eos_token_ids:
+            logprob = token_logprob(tokenizer, logits, token_id, num_top)
+            self._logprobs.add(self._num_chars, logprob)
 
     def _stats(self) -> GenerationStats:
         if self._start_ns is None:

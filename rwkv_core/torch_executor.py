@@ -57,6 +57,12 @@ class TorchExecutor:
         in_order = [logits[index] for index in range(len(segments))]
         return in_order[0] if len(in_order) == 1 else torch.cat(in_order)
 
+    def final_hidden(self, token_ids: Sequence[int], states: Sequence[State]) -> Tensor:
+        """See `Executor`."""
+        tokens = torch.tensor(token_ids, dtype=torch.long, device=self.device).unsqueeze(1)
+        hidden, _ = forward_hidden(self.weights, self._config, tokens, State.cat(states))
+        return hidden[:, 0].cpu()
+
     def _advance_batch(self, segments: list[Segment]) -> Tensor:
         """Segments of equal length and `num_logits` -> logits [B, num_logits, V]."""
         tokens = torch.stack([segment.token_ids for segment in segments])

@@ -16,6 +16,7 @@ from rwkv_core.errors import AnserError
 from server.access import CrossOrigin, HostCheck, RequestLog
 from server.context import ServerContext
 from server.demo_model import ensure_demo_model
+from server.error_shapes import error_json
 from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
@@ -23,12 +24,15 @@ from server.pruning import remove_forgotten_blobs
 from server.registry.partial_file import remove_stale_partials
 from server.registry.registry import Registry
 from server.routes import (
+    anthropic,
     chat,
     create,
+    embed,
     generate,
     manage,
     metrics,
     models,
+    openai,
     registry,
     root,
     sessions,
@@ -39,6 +43,21 @@ from server.store import Store, StoreError
 from server.streaming import json_response
 
 log = logging.getLogger(__name__)
+
+_ROUTES = (
+    root,
+    models,
+    create,
+    manage,
+    registry,
+    generate,
+    chat,
+    embed,
+    openai,
+    anthropic,
+    sessions,
+    metrics,
+)
 
 # What Ollama's router says where it has no route.
 _ROUTER_WORDS = {404: "404 page not found", 405: "405 method not allowed"}
@@ -58,7 +77,6 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(_tidy, store, settings)
-        await asyncio.to_thread(remove_stale_partials, store)
         await asyncio.to_thread(ensure_demo_model, store)
         try:
             yield
@@ -69,11 +87,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Anser", lifespan=lifespan, openapi_url=None)
     app.state.context = ServerContext(settings, store, manager, named_sessions, transfers)
-    for module in (
-        root, models, create, manage, generate, chat, sessions, registry, metrics,
-    ):  # fmt: skip
+    for module in _ROUTES:
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
+    app.add_exception_handler(RecursionError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
     app.add_exception_handler(Exception, _answer_error)
     # The last one added is the first one a request meets.
@@ -88,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _tidy(store: Store, settings: Settings) -> None:
     """What nobody needs goes, before anyone asks for anything."""
     store.remove_leftovers()
+    remove_stale_partials(store)
     if settings.prunes_blobs:
         try:
             remove_forgotten_blobs(store)
@@ -95,14 +113,16 @@ def _tidy(store: Store, settings: Settings) -> None:
             log.warning("unused blobs are not deleted: %s", error)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    return json_response({"error": message_of(error)}, status_of(error))
+async def _answer_error(request: Request, error: Exception) -> Response:
+    status = status_of(error)
+    return json_response(error_json(request.url.path, status, message_of(error)), status)
 
 
-async def _answer_no_route(_: Request, error: Exception) -> Response:
+async def _answer_no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = _ROUTER_WORDS.get(error.status_code, str(error.detail))
-    response = json_response({"error": words}, error.status_code)
+    body = error_json(request.url.path, error.status_code, words)
+    response = json_response(body, error.status_code)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -17,12 +17,16 @@ from rwkv_core.chat.messages import Message
 from rwkv_core.chat.reply import ReplyKind, ReplyPart
 from rwkv_core.drafts import default_max_tokens
 from rwkv_core.engine import CutPoint, FinishedEvent, GenerationRequest, GenerationStats
+from rwkv_core.logprobs import TokenLogprob
+from server.constraints import Schema, reply_constraint
 from server.model_manager import LoadedModel
 from server.options import Options
 from server.prompt_tokens import TextEncoder, common_beginning
 from server.prompts import Prompt
 from server.streaming import generate
 from server.tool_calls import NumberedCall
+
+__all__ = ["Final", "Piece", "Timing", "TokenLogprob", "join", "reply"]
 
 TokenIds: TypeAlias = tuple[int, ...]
 
@@ -37,23 +41,34 @@ class Timing:
 
 @dataclass(frozen=True)
 class Final:
-    """How the reply ended. `context` is every token of prompt and reply, if that was asked for."""
+    """How the reply ended. `context` is every token of prompt and reply, if that was asked for.
+
+    `stop` is the stop string that ended it, one of the request's or of the prompt format; "" if
+    none did.
+    """
 
     reason: str
     stats: GenerationStats
     context: TokenIds
     total_ns: int
     load_ns: int
+    stop: str = ""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the reply; the last one has `final`."""
+    """A part of the reply; the last one has `final`.
+
+    `logprobs`, if they were asked for, are of all tokens that the model wrote, in order: also of
+    the tags around a thought and of the white space that is dropped there, which come with the next
+    piece, and of a call, which come with it.
+    """
 
     content: str = ""
     thinking: str = ""
     tool_calls: tuple[NumberedCall, ...] = ()
     final: Final | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -67,11 +82,16 @@ async def reply(
     timing: Timing,
     *,
     with_context: bool = False,
+    schema: Schema | None = None,
+    num_top_logprobs: int | None = None,
 ) -> AsyncGenerator[Piece]:
     """Generates the reply. Closing the generator cancels the generation.
 
-    Raises OptionError for a prompt or options that the engine refuses, GenerationError or
-    EngineStoppedError when it fails.
+    With a `schema` the content is JSON that fits it, unless it is cut short. With
+    `num_top_logprobs` (0 too) pieces have logprobs.
+
+    Raises OptionError for a prompt or options that the engine refuses, ApiError (400) for a schema
+    that cannot be compiled, GenerationError or EngineStoppedError when it fails.
     """
     # In a thread: a long prompt takes a while.
     tokens, snapshot_at = await asyncio.to_thread(_encode, loaded.encoder, prompt)
@@ -79,14 +99,18 @@ async def reply(
     max_draft_tokens = options.draft_num_predict
     if max_draft_tokens is None:
         max_draft_tokens = default_max_tokens(loaded.model.executor)
+    # Where a grammar rules there is no next turn to stop before.
+    own_stops = () if schema is not None else prompt.stops
     request = GenerationRequest(
         prompt_token_ids=tokens,
         sampling=options.sampling,
         max_new_tokens=options.max_new_tokens(len(tokens), context_length),
-        stops=(*prompt.stops, *(stop for stop in options.stops if stop not in prompt.stops)),
+        stops=(*own_stops, *(stop for stop in options.stops if stop not in own_stops)),
         snapshot_at=snapshot_at,
         cache_scope=prompt.cache_scope,
         max_draft_tokens=max_draft_tokens,
+        constraint=await asyncio.to_thread(reply_constraint, loaded.model, prompt, schema),
+        num_top_logprobs=num_top_logprobs,
     )
     watch = loaded.metrics.watch(loaded.stored.name.shortest, timing.start_ns)
     reader = _Reader(prompt)
@@ -94,6 +118,7 @@ async def reply(
     try:
         async with aclosing(generate(loaded.engine, request, watch)) as events:
             async for event in events:
+                reader.note(event.logprobs)
                 if isinstance(event, FinishedEvent):
                     for piece in reader.flush():
                         yield piece
@@ -102,7 +127,7 @@ async def reply(
                         context = await asyncio.to_thread(
                             _context, loaded.encoder, prompt, "".join(texts)
                         )
-                    yield Piece(final=_final(event, context, timing))
+                    yield Piece(final=_final(event, context, timing), logprobs=reader.logprobs())
                 else:
                     texts.append(event.text)
                     for piece in reader.push(event.text):
@@ -121,6 +146,7 @@ def join(pieces: list[Piece]) -> Piece:
         thinking="".join(piece.thinking for piece in pieces),
         tool_calls=tuple(call for piece in pieces for call in piece.tool_calls),
         final=pieces[-1].final,
+        logprobs=tuple(each for piece in pieces for each in piece.logprobs),
     )
 
 
@@ -160,6 +186,7 @@ def _final(event: FinishedEvent, context: TokenIds, timing: Timing) -> Final:
         context=context,
         total_ns=time.monotonic_ns() - timing.start_ns,
         load_ns=timing.loaded_ns - timing.start_ns,
+        stop=event.stop,
     )
 
 
@@ -170,6 +197,16 @@ class _Reader:
         self._parser = prompt.reply_parser()
         self._tools = prompt.tool_parser()
         self._pieces: list[Piece] = []
+        self._logprobs: list[TokenLogprob] = []  # of no piece yet
+
+    def note(self, logprobs: tuple[TokenLogprob, ...]) -> None:
+        """Of tokens whose text comes next; they go out with the next piece."""
+        self._logprobs += logprobs
+
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those that no piece has taken."""
+        taken, self._logprobs = tuple(self._logprobs), []
+        return taken
 
     def message(self) -> Message:
         """What has been read, as a client puts it into the next request."""
@@ -180,7 +217,7 @@ class _Reader:
     def push(self, text: str) -> list[Piece]:
         """The pieces that are certain now."""
         if self._parser is None:
-            pieces = [Piece(content=text)] if text else []
+            pieces = [Piece(content=text, logprobs=self.logprobs())] if text else []
         else:
             pieces = self._read(self._parser.push(text))
         self._pieces += pieces
@@ -193,6 +230,8 @@ class _Reader:
             content, calls = self._tools.flush()
             pieces.append(Piece(content=content, tool_calls=tuple(calls)))
         pieces = [piece for piece in pieces if not piece.is_empty]
+        if pieces:
+            pieces[0] = replace(pieces[0], logprobs=(*pieces[0].logprobs, *self.logprobs()))
         self._pieces += pieces
         return pieces
 
@@ -204,4 +243,4 @@ class _Reader:
         if self._tools:
             content, calls = self._tools.push(content)
         piece = Piece(content, thinking, tuple(calls))
-        return [] if piece.is_empty else [piece]
+        return [] if piece.is_empty else [replace(piece, logprobs=self.logprobs())]

@@ -29,6 +29,7 @@ class GoModel(BaseModel):
     """A Go struct. `go_name` is its name in errors; `reads_itself`: it has an UnmarshalJSON."""
 
     model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+    go_package: ClassVar[str] = "api"
     go_name: ClassVar[str]
     reads_itself: ClassVar[bool] = False
 
@@ -171,7 +172,7 @@ def _go_type(annotation: Any) -> str:
     if go_name:
         return go_name
     if _is_model(plain):
-        return f"api.{plain.go_name}"
+        return f"{plain.go_package}.{plain.go_name}"
     if get_origin(plain) is list:
         return f"[]{_go_type(get_args(plain)[0])}"
     if get_origin(plain) is dict:

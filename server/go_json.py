@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from server.errors import ApiError
+from server.errors import TOO_DEEP, ApiError
 from server.go_text import go_quote
 
 _MAX_INT = 2**63 - 1
@@ -29,7 +29,7 @@ def parse_body(body: bytes) -> Any:
         value, _ = _DECODER.raw_decode(text.lstrip(_SPACE))
         return _replace_surrogates(value) if _SURROGATE_ESCAPE.search(body) else value
     except RecursionError:
-        raise ApiError(400, "invalid character '[' exceeded max depth") from None
+        raise ApiError(400, TOO_DEEP) from None
     except json.JSONDecodeError:
         raise ApiError(400, _SyntaxScanner(body).describe()) from None
 

@@ -20,6 +20,11 @@ def check_top_logprobs(asked: InferenceRequest) -> None:
         raise ApiError(400, f"top_logprobs must be between 0 and {_MAX_TOP_LOGPROBS}")
 
 
+def wanted_top_logprobs(asked: InferenceRequest) -> int | None:
+    """How many alternatives to name for each token; None: nothing about tokens."""
+    return asked.top_logprobs if asked.logprobs else None
+
+
 def check_thinking(model: StoredModel, asked: InferenceRequest) -> None:
     wants_thinking = asked.think not in (None, Think.OFF)
     if wants_thinking and "thinking" not in model.capabilities:
@@ -34,13 +39,6 @@ def check_able(model: StoredModel, **wanted: bool) -> None:
     if missing:
         # Ollama names the model in full here, and puts each capability on a line of its own.
         raise ApiError(400, f"{model.name} does not support " + "\n".join(missing))
-
-
-def check_implemented(**fields: object) -> None:
-    """Refuses what Ollama can do and Anser cannot yet, rather than ignore it without a word."""
-    for name, value in fields.items():
-        if value:
-            raise ApiError(400, f"{name} is not supported yet")
 
 
 async def as_asked(pieces: AsyncGenerator[Piece], *, stream: bool) -> AsyncGenerator[Piece]:

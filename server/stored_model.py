@@ -99,7 +99,10 @@ class StoredModel:
         try:
             template = self.chat_template
         except TemplateError:
-            return ["completion"]  # it is still listed; a prompt for it says what is wrong
+            return [
+                "completion",
+                "embedding",
+            ]  # it is still listed; a prompt for it says what is wrong
         able = {
             "tools": template.tool_tag is not None
             if template
@@ -107,7 +110,7 @@ class StoredModel:
             "insert": template is not None and template.can_insert,
             "thinking": self.thinking_tags is not None,
         }
-        return ["completion", *(name for name, is_able in able.items() if is_able)]
+        return ["completion", *(name for name, is_able in able.items() if is_able), "embedding"]
 
     @property
     def details(self) -> dict[str, Any]:

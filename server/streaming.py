@@ -8,13 +8,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from rwkv_core.cache import TokenIds
 from rwkv_core.engine import (
+    EmbeddedEvent,
+    EmbeddingRequest,
     Engine,
     Event,
     FailedEvent,
@@ -63,12 +67,41 @@ async def generate(
                     raise event.error
                 if isinstance(event, FinishedEvent) and event.reason is FinishReason.CANCELLED:
                     raise EngineStoppedError("the generation was stopped by the server")
+                assert not isinstance(event, EmbeddedEvent)
                 yield event
                 if isinstance(event, FinishedEvent):
                     return
     finally:
         generation.cancel()
         mailbox.on_overflow = _nothing  # no cycle that would keep the model in memory
+
+
+async def embed(engine: Engine, token_ids: TokenIds) -> EmbeddedEvent:
+    """Has the engine read a text for its vector. To cancel the task that waits cancels the reading.
+
+    Raises what the engine failed with.
+    """
+    loop = asyncio.get_running_loop()
+    arrival: asyncio.Future[Event] = loop.create_future()
+
+    def settle(event: Event) -> None:
+        if not arrival.done():
+            arrival.set_result(event)
+
+    def deliver(event: Event) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, event)
+
+    reading = engine.embed(EmbeddingRequest(token_ids), deliver)
+    try:
+        event = await arrival
+    finally:
+        reading.cancel()
+    if isinstance(event, FailedEvent):
+        raise event.error
+    if not isinstance(event, EmbeddedEvent):
+        raise EngineStoppedError("the reading was stopped by the server")
+    return event
 
 
 def _nothing() -> None:
@@ -120,8 +153,16 @@ class _Mailbox:
         return events
 
 
-def to_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+# Many readers of lines end one at these too, JSON or not.
+_LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def to_json(value: Any) -> bytes:
+    """On one line."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char, escape in _LINE_ENDS.items():
+        text = text.replace(char, escape)
+    return text.encode("utf-8", "replace")
 
 
 def json_response(value: Mapping[str, Any], status: int = 200) -> Response:

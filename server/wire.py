@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from server.generation import Final, Piece
+from server.generation import Piece, TokenLogprob
 from server.go_text import now_rfc3339, rfc3339
 from server.model_manager import LoadedModel
 from server.sessions.store import Session
@@ -20,7 +20,7 @@ def generate_json(model: str, piece: Piece) -> Json:
     answer: Json = {"model": model, "created_at": now_rfc3339(), "response": piece.content}
     if piece.thinking:
         answer["thinking"] = piece.thinking
-    return answer | _ending(piece.final)
+    return answer | _ending(piece)
 
 
 def chat_json(model: str, piece: Piece) -> Json:
@@ -31,7 +31,7 @@ def chat_json(model: str, piece: Piece) -> Json:
     if piece.tool_calls:
         message["tool_calls"] = [tool_call_json(call) for call in piece.tool_calls]
     answer: Json = {"model": model, "created_at": now_rfc3339(), "message": message}
-    return answer | _ending(piece.final)
+    return answer | _ending(piece)
 
 
 def generate_done(model: str, reason: str) -> Json:
@@ -88,7 +88,7 @@ def listed_model(model: StoredModel) -> Json:
         "modified_at": rfc3339(model.manifest.modified_ns),
         "size": model.manifest.size,
         "digest": model.manifest.digest,
-        "details": model.details | _without_zeros(lengths),
+        "details": model.details | without_zeros(lengths),
         "capabilities": model.capabilities,
     }
 
@@ -116,12 +116,28 @@ def listed_session(session: Session) -> Json:
         "model": session.model,
         "created_at": rfc3339(session.created_ns),
         "updated_at": rfc3339(session.updated_ns),
-    } | _without_zeros(counts)
+    } | without_zeros(counts)
 
 
-def _ending(final: Final | None) -> Json:
+def logprobs_json(logprobs: Sequence[TokenLogprob]) -> list[Json]:
+    """How likely tokens were, in Ollama's form."""
+    return [
+        _logprob(each) | ({"top_logprobs": list(map(_logprob, each.top))} if each.top else {})
+        for each in logprobs
+    ]
+
+
+def _logprob(token: TokenLogprob) -> Json:
+    value: Json = {"token": token.token, "logprob": token.logprob}
+    return value | ({"bytes": list(token.bytes)} if token.bytes else {})
+
+
+def _ending(piece: Piece) -> Json:
+    """What a chunk has behind its text."""
+    final = piece.final
+    logprobs = {"logprobs": logprobs_json(piece.logprobs)} if piece.logprobs else {}
     if final is None:
-        return {"done": False}
+        return {"done": False} | logprobs
     context = {"context": list(final.context)} if final.context else {}
     metrics = {
         "total_duration": final.total_ns,
@@ -137,8 +153,10 @@ def _ending(final: Final | None) -> Json:
     if final.stats.num_draft_tokens:
         own["draft_count"] = final.stats.num_draft_tokens
         own["draft_accepted_count"] = final.stats.num_accepted_tokens
-    return {"done": True, "done_reason": final.reason} | context | _without_zeros(metrics) | own
+    ending = {"done": True, "done_reason": final.reason} | context | logprobs
+    return ending | without_zeros(metrics) | own
 
 
-def _without_zeros(values: Mapping[str, int]) -> Json:
+def without_zeros(values: Mapping[str, int]) -> Json:
+    """As Go leaves them out."""
     return {name: value for name, value in values.items() if value}

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from rwkv_core.chat.messages import Think
 from rwkv_core.chat.prompt_format import PromptFormat
 
-_TAG_END = ">"
+TAG_END = ">"
 
 
 class ReplyKind(Enum):
@@ -54,7 +54,7 @@ class ReplyParser:
         thinking = fmt.thinking if fmt else None
         self._held = ""
         self._is_thinking = thinking is not None and think is not Think.OFF
-        self._tags = (f"{thinking.on}{_TAG_END}", thinking.close) if thinking else None
+        self._tags = (f"{thinking.on}{TAG_END}", thinking.close) if thinking else None
         self._where = _Where.OPEN_TAG if self._tags else _Where.SEAM
 
     def push(self, text: str) -> list[ReplyPart]:
@@ -97,10 +97,10 @@ class ReplyParser:
     def _leave_open_tag(self) -> bool:
         if not self._held:
             return False
-        if not self._held.startswith(_TAG_END):
+        if not self._held.startswith(TAG_END):
             self._where = _Where.CONTENT
             return True
-        self._held = self._held[len(_TAG_END) :]
+        self._held = self._held[len(TAG_END) :]
         self._where = _Where.THOUGHT_START if self._is_thinking else _Where.SEAM
         return True
 

@@ -12,20 +12,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
-from server.errors import ApiError
-from server.generation import Timing, reply
-from server.inference import (
-    as_asked,
-    check_able,
-    check_implemented,
-    check_thinking,
-    check_top_logprobs,
-)
-from server.options import Options, read_options
+from server.inference import check_able
+from server.options import Options
 from server.prompts import Prompt, chat_prompt
+from server.replies import Chat, chat_options, chat_reply, check_chat_request
 from server.schemas import ChatRequest
 from server.sessions.ids import SESSION_HEADER, asked_session
-from server.sessions.turns import Turn, kept
+from server.sessions.turns import Turn
 from server.stored_model import StoredModel
 from server.streaming import ReplyResponse, json_response
 from server.wire import Json, chat_debug, chat_done, chat_json
@@ -38,19 +31,13 @@ async def chat(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, ChatRequest)
     context = context_of(request)
-    check_top_logprobs(asked)
-    if not asked.model.strip():
-        raise ApiError(400, "model is required")
+    check_chat_request(asked)
     session_id = asked_session(asked.session, request.headers.get(SESSION_HEADER))
     model = await context.find_model(asked.model)
     if not asked.messages and asked.keep_alive == 0:
         context.manager.unload(model)
         return json_response(chat_done(asked.model, "unload") | _named(session_id))
-    check_thinking(model, asked)
-    has_images = any(message.images for message in asked.messages)
-    check_able(model, tools=bool(asked.tools), vision=has_images)
-    check_implemented(format=asked.format, logprobs=asked.logprobs)
-    options = read_options(model.parameters, asked.options)
+    options = chat_options(model, asked)
     is_stream = asked.stream and bool(asked.messages) and not asked.debug_render_only
     if session_id:
         answers = _session_answers(context, model, asked, session_id, options, start_ns)
@@ -100,17 +87,14 @@ async def _answers(
     start_ns: int,
     turn: Turn | None = None,
 ) -> AsyncGenerator[Json]:
-    async with context.manager.use(model, asked.keep_alive) as loaded:
-        timing = Timing(start_ns, time.monotonic_ns())
-        if prompt is None:
-            yield chat_done(asked.model, "load")
-            return
-        if asked.debug_render_only:
-            yield chat_debug(asked.model, prompt.text)
-            return
-        pieces = reply(loaded, prompt, options, timing)
-        if turn is not None:
-            pieces = kept(turn, pieces)
-        async with aclosing(as_asked(pieces, stream=asked.stream)) as answers:
-            async for piece in answers:
-                yield chat_json(asked.model, piece)
+    if prompt is None or asked.debug_render_only:
+        async with context.manager.use(model, asked.keep_alive):
+            if prompt is None:
+                yield chat_done(asked.model, "load")
+            else:
+                yield chat_debug(asked.model, prompt.text)
+        return
+    checked = Chat(model, asked, prompt, options)
+    async with aclosing(chat_reply(context, checked, start_ns, turn)) as pieces:
+        async for piece in pieces:
+            yield chat_json(asked.model, piece)

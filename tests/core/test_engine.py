@@ -151,7 +151,7 @@ def test_a_stop_string_ends_the_reply_before_itself(engine: Engine, model: Watch
         model.calls.clear()
         receiver = run(engine, request(stops=("never", stop)))
         finished = receiver.finished()
-        assert finished.reason is FinishReason.STOP
+        assert (finished.reason, finished.stop) == (FinishReason.STOP, stop)
         assert receiver.text == whole[: whole.index(stop)]
         # It ends with the token that completes the stop, and this token is not read.
         assert VOCABULARY.decode(finished.token_ids).endswith(stop[-1])
@@ -163,6 +163,7 @@ def test_what_was_held_back_comes_at_the_end(engine: Engine) -> None:
     whole = run(engine, request()).text
     receiver = run(engine, request(stops=(whole[-5:] + "X", whole[-1] + "Y")))
     assert receiver.finished().reason is FinishReason.LENGTH
+    assert receiver.finished().stop == ""
     assert receiver.text == whole
     # A complete stop that waited for a longer one, which began before, is a stop at the end.
     receiver = run(engine, request(stops=(whole[-5:] + "X", whole[-4:])))
