@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jsonschema
@@ -19,13 +19,15 @@ from rwkv_core.chat.prompt_format import PromptFormat, choose_prompt_format
 from rwkv_core.chat.reply import ReplyKind, ReplyParser
 from rwkv_core.chat.reply_stages import ContentConstraint
 from rwkv_core.checkpoint import open_checkpoint
+from rwkv_core.checkpoint.architecture import read_config
 from rwkv_core.constraint import TokenConstraint
 from rwkv_core.demo.evaluate import EMBEDDED
 from rwkv_core.errors import GenerationError
 from rwkv_core.grammar import GrammarError, GrammarVocabulary, grammar_vocabulary, json_grammar
-from rwkv_core.loading import find_tokenizer, read_config
+from rwkv_core.loading import find_tokenizer
 from rwkv_core.sampler import Sampler, SamplingOptions
-from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
+from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
+from tests.core.test_loading import write_tokenizer
 
 G1 = choose_prompt_format("rwkv7-g1")
 WORLD = choose_prompt_format("rwkv7-world")
@@ -62,9 +64,27 @@ def _demo() -> tuple[Tokenizer, int]:
         checkpoint.close()
 
 
-@pytest.fixture(scope="module", params=["world", "demo"])
-def tokenizer_and_size(request: pytest.FixtureRequest) -> tuple[Tokenizer, int]:
-    return (WorldTokenizer.world(), 65536) if request.param == "world" else _demo()
+@pytest.fixture(scope="module", params=["world", "demo", "hugging face"])
+def tokenizer_and_size(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tokenizer, int]:
+    """The last one has no end of text, and fewer tokens than its model has rows."""
+    if request.param == "world":
+        return WorldTokenizer.world(), 65536
+    if request.param == "demo":
+        return _demo()
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, 300)
+    return HuggingFaceTokenizer((folder / "tokenizer.json").read_text()), 320
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the engine has it: for vectors this short more threads are slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +99,14 @@ def vocabulary(tokenizer_and_size: tuple[Tokenizer, int]) -> GrammarVocabulary:
 
 def follow(constraint: TokenConstraint, tokenizer: Tokenizer, text: str) -> str:
     """As much of a text as may be written; "" only for none of it."""
-    written = ""
+    written: list[int] = []
     for token_id in tokenizer.encode(text):
         mask = constraint.mask()
         if mask is not None and not mask[token_id]:
             break
         constraint.accept(token_id)
-        written += tokenizer.decode([token_id])
-    return written
+        written.append(token_id)
+    return tokenizer.decode(written)
 
 
 def write(
@@ -95,7 +115,7 @@ def write(
     tokenizer: Tokenizer,
     seed: int,
     *,
-    most: int = 400,
+    most: int = 120,
     prefer: Callable[[torch.Tensor], None] = lambda logits: None,
 ) -> tuple[str, bool]:
     """What random weights would write at temperature 2, and whether it ended by itself."""
@@ -152,7 +172,7 @@ SCHEMAS = st.recursive(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(schema=SCHEMAS, seed=st.integers(0, 1 << 30))
 def test_what_ends_by_itself_fits_its_schema(
@@ -170,7 +190,7 @@ def test_short_schemas_do_end(vocabulary: GrammarVocabulary, tokenizer: Tokenize
     """Or else the property says nothing."""
     schema = {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}
     grammar = json_grammar(vocabulary, schema)
-    for seed in range(20):
+    for seed in range(5):
         constraint = ContentConstraint(grammar, WORLD, None)
         assert write(constraint, vocabulary, tokenizer, seed)[1]
 
@@ -179,9 +199,8 @@ def test_a_thought_is_free_and_the_content_is_not(
     vocabulary: GrammarVocabulary, tokenizer: Tokenizer
 ) -> None:
     grammar = json_grammar(vocabulary, PERSON)
-    reply = (
-        '>\nHm, {"a"}, a </b>, User: and\n\nUsers.</think>\n{"name": "A\\n\\nUser: b", "age": 5}'
-    )
+    thought = 'Hm, {"a"}, a </b>, User: and\n\nUsers.'
+    reply = f'>\n{thought}</think>\n{{"name": "A\\n\\nUser: b", "age": 5}}'
     for closed in ("</think>", "</think>\n\n", "</think> "):
         constraint = ContentConstraint(grammar, G1, Think.ON, G1.stops)
         text = reply.replace("</think>\n", closed)
@@ -199,36 +218,38 @@ def test_a_reply_cannot_end_before_its_content(
 ) -> None:
     """A model that would rather end its thought by a stop, or the reply, or babble tags."""
     grammar = json_grammar(vocabulary, {"type": "array", "maxItems": 0})
-    liked = [i for i, token in enumerate(vocabulary.token_bytes)
-             if not token or token in (b"\n\n", b"User", b":", b"</", b"think", b">", b"User:", b"\n")]  # fmt: skip
+    words = (b"", b"\n\n", b"User", b":", b"</", b"think", b">", b"User:", b"\n")
+    liked = [index for index, token in enumerate(vocabulary.token_bytes) if token in words]
 
     def prefer(logits: torch.Tensor) -> None:
         logits[liked] += 25
 
     num_whole = 0
-    for seed in range(30):
+    for seed in range(6):
         constraint = ContentConstraint(grammar, G1, think, G1.stops)
-        text, is_whole = write(constraint, vocabulary, tokenizer, seed, prefer=prefer)
+        text, is_whole = write(constraint, vocabulary, tokenizer, seed, most=60, prefer=prefer)
         parts = ReplyParser(G1, think).push(text) if think else []
         content = "".join(part.text for part in parts if part.kind is ReplyKind.CONTENT)
         if is_whole:
             num_whole += 1
             assert json.loads(content if think else text) == []
         assert "\n\nUser:" not in text
-    assert num_whole == 30 or think is Think.ON
+    assert num_whole == 6 or think is Think.ON
 
 
 def test_white_space_is_bounded(vocabulary: GrammarVocabulary, tokenizer: Tokenizer) -> None:
     """Small models love to write nothing else."""
-    grammar = json_grammar(vocabulary, {"type": "object"})
+    flags = {"type": "array", "items": {"type": "boolean"}, "minItems": 8}
+    grammar = json_grammar(vocabulary, flags)
     blank = [i for i, token in enumerate(vocabulary.token_bytes) if token and not token.strip()]
 
     def prefer(logits: torch.Tensor) -> None:
         logits[blank] += 50
 
     constraint = ContentConstraint(grammar, WORLD, None)
-    text, _ = write(constraint, vocabulary, tokenizer, 1, most=60, prefer=prefer)
-    assert len(text.split()) > 1
+    text, _ = write(constraint, vocabulary, tokenizer, 1, prefer=prefer)
+    assert len(text.split()) > 3
+    grammar = json_grammar(vocabulary, {"type": "object"})
     for indent in ('{"a": 1, "b": [1, 2]}', '{\n    "a": {\n        "b": []\n    }\n}', '{"a":1}'):
         constraint = ContentConstraint(grammar, WORLD, None)
         assert follow(constraint, tokenizer, indent) == indent
@@ -242,7 +263,7 @@ def test_white_space_is_bounded(vocabulary: GrammarVocabulary, tokenizer: Tokeni
         ({"$ref": "#/none"}, "Pointer '/none' does not exist"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
         ({"not": {}}, 'Unimplemented keys: ["not"]'),
-        ({"enum": []}, "enum"),
+        ({"enum": []}, "Unsatisfiable"),
         ({"type": "object", "properties": {f"p{i}": {} for i in range(4000)}}, "items"),
         ({"description": "x" * (1 << 20)}, "at most"),
     ],
@@ -336,7 +357,7 @@ def test_calls_that_may_not_be_written(
 
 def test_a_call_that_has_begun_is_one(vocabulary: GrammarVocabulary, tokenizer: Tokenizer) -> None:
     schemas = {"get_weather": WEATHER, "add": ADD}
-    for seed in range(30):
+    for seed in range(10):
         constraint = calls(vocabulary, tokenizer, Think.OFF)
         follow(constraint, tokenizer, '>```json\n{"name":')
         written = ""
