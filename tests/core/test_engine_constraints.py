@@ -1,4 +1,4 @@
-"""Constraints and logprobs in the engine: with drafts, in batches, with seeds, cut and cancelled."""
+"""Constraints, logprobs and embeddings in the engine: with drafts, in batches, cut, cancelled."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def run(engine: Engine, request: GenerationRequest) -> Receiver:
 
 
 def all_logprobs(receiver: Receiver) -> list[TokenLogprob]:
-    events = [*receiver.texts, receiver.finished()]
-    return [each for event in events for each in event.logprobs]
+    shown = [each for event in receiver.texts for each in event.logprobs]
+    return [*shown, *receiver.finished().logprobs]
 
 
 def test_replies_fit_and_end_with_the_grammar(
@@ -115,7 +115,7 @@ def test_a_seed_says_the_same_with_drafts_and_in_company(
 def test_a_limit_cuts_it_short(engine: Engine, model: Model, grammar: Grammar) -> None:
     receiver = run(engine, wanted(model, grammar, max_new_tokens=4))
     assert receiver.finished().reason is FinishReason.LENGTH
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         json.loads(receiver.text)
 
 
