@@ -77,6 +77,15 @@ def test_a_limit_cuts_json_short(server: RunningServer) -> None:
     assert (answer["done_reason"], answer["eval_count"]) == ("length", 5)
 
 
+def test_json_that_never_ends_is_given_up(server: RunningServer) -> None:
+    """After ten contexts, when the request has no limit of its own."""
+    answer = server.answer(
+        "/api/generate", model=ENDLESS, prompt="x", options={"num_ctx": 8},
+        format={"type": "string", "minLength": 90_000},
+    )  # fmt: skip
+    assert (answer["done_reason"], answer["eval_count"]) == ("length", 80)
+
+
 def test_a_chat_goes_on_after_a_reply_with_a_format(server: RunningServer) -> None:
     first = server.answer("/api/chat", model=ENDLESS, messages=ADA, format=SCHEMA)
     again = server.answer("/api/chat", model=ENDLESS, messages=ADA, format=SCHEMA)
