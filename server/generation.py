@@ -30,6 +30,11 @@ __all__ = ["Final", "Piece", "Timing", "TokenLogprob", "join", "reply"]
 
 TokenIds: TypeAlias = tuple[int, ...]
 
+# A small model that must not end a text of JSON may never end it by itself. Without a num_predict
+# Ollama gives up after ten contexts; so does Anser where a grammar may hold a reply open.
+_LIMIT_CONTEXTS = 10
+_USUAL_CONTEXT = 4096
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -93,25 +98,8 @@ async def reply(
     Raises OptionError for a prompt or options that the engine refuses, ApiError (400) for a schema
     that cannot be compiled, GenerationError or EngineStoppedError when it fails.
     """
-    # In a thread: a long prompt takes a while.
-    tokens, snapshot_at = await asyncio.to_thread(_encode, loaded.encoder, prompt)
-    context_length = loaded.stored.facts.context_length
-    max_draft_tokens = options.draft_num_predict
-    if max_draft_tokens is None:
-        max_draft_tokens = default_max_tokens(loaded.model.executor)
-    # Where a grammar rules there is no next turn to stop before.
-    own_stops = () if schema is not None else prompt.stops
-    request = GenerationRequest(
-        prompt_token_ids=tokens,
-        sampling=options.sampling,
-        max_new_tokens=options.max_new_tokens(len(tokens), context_length),
-        stops=(*own_stops, *(stop for stop in options.stops if stop not in own_stops)),
-        snapshot_at=snapshot_at,
-        cache_scope=prompt.cache_scope,
-        max_draft_tokens=max_draft_tokens,
-        constraint=await asyncio.to_thread(reply_constraint, loaded.model, prompt, schema),
-        num_top_logprobs=num_top_logprobs,
-    )
+    # In a thread: a long prompt takes a while, and so does a large schema.
+    request = await asyncio.to_thread(_request, loaded, prompt, options, schema, num_top_logprobs)
     watch = loaded.metrics.watch(loaded.stored.name.shortest, timing.start_ns)
     reader = _Reader(prompt)
     texts: list[str] = []
@@ -137,6 +125,38 @@ async def reply(
         if texts:
             read_ahead = partial(_read_ahead, loaded, prompt, "".join(texts), reader.message())
             asyncio.get_running_loop().run_in_executor(None, read_ahead)
+
+
+def _request(
+    loaded: LoadedModel,
+    prompt: Prompt,
+    options: Options,
+    schema: Schema | None,
+    num_top_logprobs: int | None,
+) -> GenerationRequest:
+    """What the engine is asked for. Raises ApiError (400) for a schema that it cannot follow."""
+    tokens, snapshot_at = _encode(loaded.encoder, prompt)
+    context_length = loaded.stored.facts.context_length
+    max_draft_tokens = options.draft_num_predict
+    if max_draft_tokens is None:
+        max_draft_tokens = default_max_tokens(loaded.model.executor)
+    constraint = reply_constraint(loaded.model, prompt, schema)
+    max_new_tokens = options.max_new_tokens(len(tokens), context_length)
+    if constraint is not None and max_new_tokens is None:
+        max_new_tokens = _LIMIT_CONTEXTS * (options.num_ctx or context_length or _USUAL_CONTEXT)
+    # Where a grammar rules there is no next turn to stop before.
+    own_stops = () if schema is not None else prompt.stops
+    return GenerationRequest(
+        prompt_token_ids=tokens,
+        sampling=options.sampling,
+        max_new_tokens=max_new_tokens,
+        stops=(*own_stops, *(stop for stop in options.stops if stop not in own_stops)),
+        snapshot_at=snapshot_at,
+        cache_scope=prompt.cache_scope,
+        max_draft_tokens=max_draft_tokens,
+        constraint=constraint,
+        num_top_logprobs=num_top_logprobs,
+    )
 
 
 def join(pieces: list[Piece]) -> Piece:

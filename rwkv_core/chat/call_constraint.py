@@ -88,6 +88,7 @@ class CallConstraint:
         """`think` as in `ReplyParser`. The format has tools."""
         assert fmt.tools is not None
         self._vocabulary = grammar.vocabulary
+        self._vocabulary.containing(_OPENING_END)  # now, rather than while others wait for a token
         self._grammar = grammar
         self._decoder = IncrementalDecoder(tokenizer)
         self._parser = ReplyParser(fmt, think)

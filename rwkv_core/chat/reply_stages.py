@@ -84,6 +84,7 @@ class _TagEnd:
     def __init__(self, vocabulary: GrammarVocabulary, following: _Stage) -> None:
         self._vocabulary = vocabulary
         self._following = following
+        vocabulary.containing(TAG_END.encode())
 
     def takes(self, data: bytes) -> bool:
         return data.startswith(TAG_END.encode()) and self._following.takes(data[len(TAG_END) :])
@@ -118,6 +119,9 @@ class _Thought:
         self._stops = [stop.encode() for stop in stops]
         self._following = following
         self._ends = [self._close, *self._stops]
+        for end in self._ends:  # now, rather than while others wait for a token
+            vocabulary.containing(end)
+            vocabulary.containing(end[-1:])
         self._tail = b""  # as much of the text as an end may have begun in
         self._free = vocabulary.texts.clone()
         self._free[vocabulary.eos_token_ids] = False

@@ -77,3 +77,21 @@ def test_draft_num_predict() -> None:
     assert read_options({"draft_num_predict": 3}, {"draft_num_predict": 0}).draft_num_predict == 0
     with pytest.raises(OptionError, match="option draft_num_predict must be at least 0, not -1"):
         read_options({}, {"draft_num_predict": -1})
+
+
+def test_every_option_of_ollamas_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that say how to run a llama.cpp change nothing here; RWKV's own is beside them."""
+    sampling: dict[str, Any] = {
+        "seed": 1, "temperature": 0.5, "top_k": 3, "top_p": 0.4, "min_p": 0.1, "typical_p": 0.7,
+        "repeat_last_n": 33, "repeat_penalty": 1.1, "presence_penalty": 0.5,
+        "frequency_penalty": 0.4, "penalty_decay": 0.99,
+    }  # fmt: skip
+    others = {
+        "num_keep": 4, "num_predict": 7, "stop": ["x"], "num_ctx": 128, "num_batch": 512,
+        "num_gpu": 1, "main_gpu": 0, "use_mmap": True, "num_thread": 2, "draft_num_predict": 4,
+    }  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        options = read_options({}, {**sampling, **others})
+    assert caplog.text == ""
+    assert options.sampling == SamplingOptions(**sampling)
+    assert (options.num_predict, options.stops, options.num_ctx) == (7, ("x",), 128)
