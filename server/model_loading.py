@@ -37,6 +37,7 @@ from rwkv_core.initial_state import read_initial_state
 from rwkv_core.memory import available_bytes
 from rwkv_core.model import Model
 from rwkv_core.scheduler import default_num_slots
+from rwkv_core.state import State
 from server.errors import ApiError
 from server.manifests import MODEL_TYPE
 from server.metrics import ServerMetrics
@@ -177,7 +178,7 @@ class ModelLoader:
         memory, disk = self._open_states()
         cache = StateCache(key, memory, disk)
         self._metrics.caches.add(cache)
-        state_bytes = model.new_state().nbytes
+        state_bytes = State.nbytes_of(model.config)
         num_slots = settings.num_parallel or default_num_slots(
             state_bytes, available, is_gpu=model.device.type != "cpu"
         )
