@@ -136,9 +136,10 @@ class Turn:
             content = messages.pop().content + content  # the reply has gone on inside it
         calls = [
             ToolCall(
+                id=each.id,
                 function=ToolCallFunction(
                     index=each.index, name=each.call.name, arguments=dict(each.call.arguments)
-                )
+                ),
             )
             for each in reply.tool_calls
         ]
