@@ -27,6 +27,7 @@ from rwkv_core.cache import (
     ModelKey,
     Numerics,
     StateCache,
+    TokenArray,
     write_evicted,
 )
 from rwkv_core.cache.defaults import disk_budget, memory_budget
@@ -54,6 +55,8 @@ _LAST_WRITES_S = 5.0
 # those that come to their end, and at most.
 _HANDLERS_S = 0.2
 _FREED_S = 5.0
+# How long a deletion waits for the disk.
+_FORGET_S = 10.0
 
 
 @dataclass
@@ -160,6 +163,14 @@ class ModelLoader:
         executors = {id(each.model.executor): each.model.executor for each in models}
         of_states = sum(each.cache.statistics().num_bytes for each in models)
         return of_states + sum(each.num_weight_bytes for each in executors.values())
+
+    def forget(self, beginning: TokenArray) -> None:
+        """Deletes the states, of any model, behind texts that begin with these tokens."""
+        memory, disk = self._open_states()
+        # In this order: what is read from disk meanwhile goes from the memory, too.
+        if disk is not None and not disk.forget(beginning, _FORGET_S):
+            log.warning("some states of what was deleted stay on disk until their turn comes")
+        memory.forget(beginning)
 
     async def close(self) -> None:
         """After the last `unload`: states that wait to be written are, within a few seconds."""

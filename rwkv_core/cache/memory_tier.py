@@ -164,6 +164,15 @@ class MemoryTier:
             for node in share.tree:
                 self._forget(node)
 
+    def forget(self, beginning: TokenArray) -> None:
+        """Lets go of the snapshots, of any model, behind texts that begin with these tokens."""
+        with self._lock:
+            for share in self._shares.values():
+                for node in share.tree.beginning_with(beginning):
+                    share.snapshot_bytes -= _kept(node).snapshot.nbytes
+                    self._forget(node)
+                    share.tree.remove(node)
+
     def _place(self, node: Node[_Kept], standing: _Standing) -> None:
         """Makes a node the most recently used of those with this standing, or the nearest that its
         kind may have.

@@ -16,6 +16,7 @@ from server.context import ServerContext, context_of, read_request
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of
 from server.names import ModelName
 from server.schemas import ForkRequest
+from server.sessions.forgetting import forget_states
 from server.sessions.ids import check_id, new_id
 from server.sessions.state_files import (
     SessionNote,
@@ -55,9 +56,12 @@ async def session(request: Request, session_id: str) -> Response:
 
 @router.delete("/api/sessions/{session_id}")
 async def delete(request: Request, session_id: str) -> Response:
-    store = await context_of(request).sessions.store()
-    if not await to_the_end(store.delete, check_id(session_id)):
+    context = context_of(request)
+    store = await context.sessions.store()
+    deleted = await to_the_end(store.delete, check_id(session_id))
+    if deleted is None:
         raise session_not_found(session_id)
+    await forget_states(context, deleted)
     return Response()
 
 
