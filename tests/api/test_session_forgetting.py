@@ -164,6 +164,20 @@ def num_files(folder: Path) -> int:
     return len([*(folder / FILES_NAME).iterdir()])
 
 
+def test_a_session_that_is_deleted_in_its_turn(server: RunningServer, tmp_path: Path) -> None:
+    """What its reply, and the next prompt, would leave behind is not kept either."""
+    say(server, "doomed", user("one two three"), model=ENDLESS, options={"num_predict": 3})
+    body = {"model": ENDLESS, "messages": [user("x")], "session": "doomed"}
+    options = {"num_predict": 300}
+    with server.http.stream("POST", "/api/chat", json={**body, "options": options}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        assert server.http.delete("/api/sessions/doomed").status_code == 200
+        assert "error" in [*lines][-1]
+    settle(server)
+    assert texts(tmp_path, server) == []
+
+
 def test_a_model_that_has_gone(
     server: RunningServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

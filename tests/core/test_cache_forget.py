@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,8 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_core.cache import DiskTier, MemoryTier, ModelKey, SnapshotKind, as_tokens
+from rwkv_core.cache import (
+    DiskTier,
+    MemoryTier,
+    ModelKey,
+    SnapshotKind,
+    StateCache,
+    as_tokens,
+)
 from rwkv_core.cache.disk_folder import FILES_NAME
+from rwkv_core.cache.memory_tier import FORGETTING_S
 from rwkv_core.cache.prefix_tree import PrefixTree
 from rwkv_core.cache.tokens import in_scope
 from tests.tools.snapshots import KEY, is_of, snapshot_of
@@ -94,6 +103,30 @@ def test_memory_forgets_and_has_room_again() -> None:
     for tokens in CHATS:
         memory.put(KEY, as_tokens(tokens), snapshot_of(tokens), TURN)
     assert len(memory.resize(0)) == len(CHATS)
+
+
+def test_what_comes_a_moment_later_is_not_kept(
+    disk: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a reply that was being written, or the next prompt, which was being read ahead."""
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    memory = MemoryTier(PLENTY)
+    cache = StateCache(KEY, memory, disk)
+    memory.forget(as_tokens([1, 2, 3]))
+
+    def kept(tokens: Sequence[int]) -> bool:
+        cache.put(tokens, snapshot_of(tokens), TURN)
+        assert disk.flush(PATIENCE_S)
+        cache.drop_memory()
+        hit = cache.lookup(tokens)
+        return hit is not None and hit.num_tokens == len(tokens)
+
+    assert [kept(tokens) for tokens in CHATS] == [tokens in LEFT for tokens in CHATS]
+    now_s += FORGETTING_S - 1
+    assert not kept([1, 2, 3])
+    now_s += 1
+    assert kept([1, 2, 3])
 
 
 def test_files_go_and_stay_gone(tmp_path: Path) -> None:
