@@ -29,8 +29,9 @@ from rwkv_core.cache.tokens import TokenArray
 SUPERSEDED_PARTS = 4
 
 
-# For so long nothing is kept of what was forgotten.
+# For so long nothing is kept of what was forgotten, and of the last so many.
 FORGETTING_S = 10.0
+_MAX_FORGOTTEN = 64
 
 
 class _Standing(Enum):
@@ -178,6 +179,7 @@ class MemoryTier:
         """
         with self._lock:
             self._forgotten.append((beginning.copy(), time.monotonic() + FORGETTING_S))
+            del self._forgotten[:-_MAX_FORGOTTEN]
             for share in self._shares.values():
                 for node in share.tree.beginning_with(beginning):
                     share.snapshot_bytes -= _kept(node).snapshot.nbytes
