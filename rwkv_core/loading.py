@@ -149,6 +149,12 @@ def default_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
     return torch.float32 if is_slow else dtype
 
 
+def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
+    """A model's tokenizer without its weights. Raises CheckpointError, TokenizerError."""
+    with closing(open_checkpoint(path)) as checkpoint:
+        return find_tokenizer(checkpoint, read_config(checkpoint))
+
+
 def find_tokenizer(checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer:
     """The model's tokenizer: inside the file, in a `tokenizer.json` beside it, or else World's.
 

@@ -7,6 +7,7 @@ what its cache had taken, without end.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 from collections.abc import Sequence
@@ -31,10 +32,7 @@ def zero_floats(shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, whose allocator is another one, too
         return [torch.zeros(tuple(shape)) for shape in shapes]
     sizes = [math.prod(shape) for shape in shapes]
-    offsets, end = [], 0
-    for size in sizes:
-        offsets.append(end)
-        end += -(-size * _FLOAT_BYTES // _ALIGNMENT) * _ALIGNMENT
+    *offsets, end = itertools.accumulate(map(_aligned, sizes), initial=0)
     mapping = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE)
     if end >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a system without huge pages
@@ -43,3 +41,15 @@ def zero_floats(shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         torch.frombuffer(mapping, dtype=torch.float32, count=size, offset=offset).view(*shape)
         for size, offset, shape in zip(sizes, offsets, shapes, strict=True)
     ]
+
+
+def mapped_bytes(sizes: Sequence[int]) -> int:
+    """What `zero_floats` takes for tensors of so many elements once all are written: whole pages,
+    4 KB where a few bytes would do.
+    """
+    return -(-sum(map(_aligned, sizes)) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _aligned(size: int) -> int:
+    """Bytes to the beginning of what follows so many floats."""
+    return -(-size * _FLOAT_BYTES // _ALIGNMENT) * _ALIGNMENT

@@ -84,6 +84,13 @@ class State:
             found += (part.data_ptr(), part.stride(0))
         return tuple(found)
 
+    @staticmethod
+    def nbytes_of(config: ModelConfig) -> int:
+        """Of the state of one sequence, without making one."""
+        shift = config.n_layer * config.n_embd
+        wkv = shift * config.head_size  # H heads of N x N are D x N values
+        return torch.float32.itemsize * (2 * shift + wkv)
+
     @property
     def nbytes(self) -> int:
         return self.time_shift.nbytes + self.channel_shift.nbytes + self.wkv.nbytes

@@ -27,6 +27,7 @@ from rwkv_core.cache import (
     ModelKey,
     Numerics,
     StateCache,
+    TokenArray,
     write_evicted,
 )
 from rwkv_core.cache.defaults import disk_budget, memory_budget
@@ -37,6 +38,7 @@ from rwkv_core.initial_state import read_initial_state
 from rwkv_core.memory import available_bytes
 from rwkv_core.model import Model
 from rwkv_core.scheduler import default_num_slots
+from rwkv_core.state import State
 from server.errors import ApiError
 from server.go_template import TemplateError
 from server.manifests import MODEL_TYPE
@@ -54,6 +56,8 @@ _LAST_WRITES_S = 5.0
 # those that come to their end, and at most.
 _HANDLERS_S = 0.2
 _FREED_S = 5.0
+# How long a deletion waits for the disk.
+_FORGET_S = 10.0
 
 
 @dataclass
@@ -170,6 +174,14 @@ class ModelLoader:
         of_states = sum(each.cache.statistics().num_bytes for each in models)
         return of_states + sum(each.num_weight_bytes for each in executors.values())
 
+    def forget(self, beginning: TokenArray) -> None:
+        """Deletes the states, of any model, behind texts that begin with these tokens."""
+        memory, disk = self._open_states()
+        # In this order: what is read from disk meanwhile goes from the memory, too.
+        if disk is not None and not disk.forget(beginning, _FORGET_S):
+            log.warning("some states of what was deleted stay on disk until their turn comes")
+        memory.forget(beginning)
+
     async def close(self) -> None:
         """After the last `unload`: states that wait to be written are, within a few seconds."""
         if self._disk is not None:
@@ -187,7 +199,7 @@ class ModelLoader:
         memory, disk = self._open_states()
         cache = StateCache(key, memory, disk)
         self._metrics.caches.add(cache)
-        state_bytes = model.new_state().nbytes
+        state_bytes = State.nbytes_of(model.config)
         num_slots = settings.num_parallel or default_num_slots(
             state_bytes, available, is_gpu=model.device.type != "cpu"
         )

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from rwkv_core.cache import DiskTier
+from rwkv_core.cache import DiskTier, TokenArray
+from rwkv_core.loading import load_tokenizer
 from server.durations import FOREVER_NS
 from server.metrics import ServerMetrics, note_model
 from server.model_loading import LoadedModel, ModelLoader, model_key
 from server.model_slots import ModelSlots
 from server.names import ModelName
+from server.prompt_tokens import TextEncoder
 from server.settings import Settings
 from server.stored_model import StoredModel
 
@@ -94,6 +96,20 @@ class ModelManager:
             is_gone = not stored.path.is_file() or (stored.adapter and not stored.adapter.is_file())
             if is_gone or (stored.name.key == name.key and is_other):
                 self.unload(stored)
+
+    def encoder_of(self, stored: StoredModel) -> TextEncoder:
+        """A model's, whether it is in memory or not; reading one takes a while.
+
+        Raises CheckpointError, TokenizerError.
+        """
+        loaded = self._slots.get(model_key(stored))
+        return loaded.encoder if loaded else TextEncoder(load_tokenizer(stored.path))
+
+    def forget_states(self, beginning: TokenArray) -> None:
+        """Deletes the states behind texts that begin with these tokens, in memory and on disk;
+        takes a while.
+        """
+        self._loader.forget(beginning)
 
     async def close(self) -> None:
         """Stops every engine; requests in flight end with an error. States that wait to be written

@@ -178,6 +178,20 @@ def history_texts(
     return _next_texts(fmt, Conversation(whole, effective_think(fmt, None), offered))
 
 
+def beginning_texts(
+    model: StoredModel, messages: Sequence[schemas.Message], tools: Sequence[schemas.Tool]
+) -> list[str]:
+    """Prompts that go on from these messages with a reply, or with something else said: what they
+    begin with alike ends with the last of these messages.
+    """
+    said = _with_own(model, messages)
+    offered = [offered_tool(tool) for tool in tools]
+    return [
+        render_chat(model.prompt_format, said, tools=offered),
+        render_chat(model.prompt_format, [*said, Message("user", _NEXT_WORDS[0])], tools=offered),
+    ]
+
+
 def effective_think(fmt: PromptFormat, think: Think | None) -> Think:
     """Unset means on for a model that can think."""
     if not fmt.can_think:

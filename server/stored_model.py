@@ -99,14 +99,11 @@ class StoredModel:
         try:
             template = self.chat_template
         except TemplateError:
-            return [
-                "completion",
-                "embedding",
-            ]  # it is still listed; a prompt for it says what is wrong
+            # It is still listed; a prompt for it says what is wrong.
+            return ["completion", "embedding"]
+        own = self.prompt_format
         able = {
-            "tools": template.tool_tag is not None
-            if template
-            else self.prompt_format.can_use_tools,
+            "tools": template.tool_tag is not None if template else own.can_use_tools,
             "insert": template is not None and template.can_insert,
             "thinking": self.thinking_tags is not None,
         }

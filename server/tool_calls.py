@@ -6,7 +6,7 @@ import json
 import secrets
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rwkv_core.chat.messages import ToolCall
@@ -33,20 +33,24 @@ def called(call: schemas.ToolCall) -> ToolCall:
     return ToolCall(call.function.name, call.function.arguments)
 
 
+def new_call_id() -> str:
+    return "call_" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+
+
 def tool_call_json(numbered: NumberedCall) -> dict[str, Any]:
-    """A call as it goes out, with an id of its own."""
-    suffix = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+    """A call as it goes out."""
     name, arguments = numbered.call.name, dict(numbered.call.arguments)
     function = {"index": numbered.index, "name": name, "arguments": arguments}
-    return {"id": f"call_{suffix}", "function": function}
+    return {"id": numbered.id, "function": function}
 
 
 @dataclass(frozen=True)
 class NumberedCall:
-    """A call in a reply; the first one has index 0."""
+    """A call in a reply; the first one has index 0. `id` is what its client knows it by."""
 
     index: int
     call: ToolCall
+    id: str = field(default_factory=new_call_id, compare=False)
 
 
 class ToolCallParser:

@@ -46,6 +46,8 @@ class Loaded:
     decode_weight_bytes: int
     num_threads: int
     isa: str
+    num_layers: int
+    num_skipping_layers: int  # those whose channel mix skips zero channels
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,13 @@ def zero_channels(model: Model) -> tuple[int, int]:
     return 0, 0
 
 
+def num_skipping_layers(model: Model) -> int:
+    """Layers whose channel mix skips zero channels; PyTorch never does."""
+    if isinstance(model.executor, KernelExecutor):
+        return len(model.executor.layers_by_columns)
+    return 0
+
+
 def decode_weight_bytes(model: Model, checkpoint: Checkpoint) -> int:
     """What a decoded token reads: all weights but the embedding, of which it takes one row."""
     return model.num_weight_bytes - _memory_bytes(model, checkpoint, "emb.weight")

@@ -85,6 +85,8 @@ class SpeedTask:
                 decode_weight_bytes=served.decode_weight_bytes(model, checkpoint),
                 num_threads=served.num_threads(model),
                 isa=served.isa(model),
+                num_layers=model.config.n_layer,
+                num_skipping_layers=served.num_skipping_layers(model),
             )
 
     def repeat(self) -> Repetition:

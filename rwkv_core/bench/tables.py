@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from rwkv_core.bench.options import SHORT_TEXT_TOKENS, SpeedOptions
-from rwkv_core.bench.results import QualityResult, SpeedResult, Spread, speed_at
+from rwkv_core.bench.results import Loaded, QualityResult, SpeedResult, Spread, speed_at
 
 _Result = TypeVar("_Result")
 
@@ -70,6 +70,7 @@ def speed_table(
         Column(f"decode of {decode}, tokens/s", lambda result: _spread(result.decode)),
         Column("reads, GB/s", _reads, _SPREAD_WIDTH),
         Column("zero channels", lambda result: _share(result.finished.zero_channel_share)),
+        Column("layers that skip them", lambda result: _skipping_layers(result.loaded)),
     ]
     if options.batch_size is not None:
         columns += [
@@ -160,6 +161,10 @@ def _reads(result: SpeedResult) -> str:
     if available is None or result.bandwidth_share is None:
         return f"{rate} of ({_UNKNOWN})"
     return f"{rate} of {available / 1e9:.1f} ({result.bandwidth_share:.0%})"
+
+
+def _skipping_layers(loaded: Loaded) -> str:
+    return f"{loaded.num_skipping_layers} of {loaded.num_layers}"
 
 
 def _at(result: SpeedResult, index: int) -> Spread:

@@ -151,6 +151,27 @@ class DiskFolder:
         with self._index.transaction():
             self._delete(row.file)
 
+    def forget(self, beginning: TokenArray) -> None:
+        """Deletes the snapshots, of any model, behind texts that begin with these tokens.
+
+        Reads the tokens of all that are long enough: only a file knows them.
+        """
+        files = self._index.files_of_at_least(len(beginning))
+        doomed = [file for file in files if self._begins_with(file, beginning)]
+        if doomed:
+            with self._index.transaction():
+                for file in doomed:
+                    self._delete(file)
+
+    def _begins_with(self, name: str, beginning: TokenArray) -> bool:
+        try:
+            with (self._files / name).open("rb", buffering=0) as file:
+                head = read_head(file, os.fstat(file.fileno()).st_size)
+                tokens = read_tokens(file, head, len(beginning))
+        except (FileNotFoundError, StateFileError):  # gone, or of no use to anybody
+            return False
+        return np.array_equal(tokens, beginning)
+
     def mend(self) -> None:
         """Puts right what processes that were killed have left, and a budget that has shrunk."""
         with self._index.transaction():

@@ -190,6 +190,13 @@ class DiskIndex:
         )
         return file, num_bytes
 
+    def files_of_at_least(self, num_tokens: int) -> list[str]:
+        """Those of snapshots behind so many tokens or more."""
+        rows = self._connection.execute(
+            "SELECT file FROM snapshots WHERE num_tokens >= ?", (num_tokens,)
+        )
+        return [file for (file,) in rows]
+
     def files(self) -> set[str]:
         return {file for (file,) in self._connection.execute("SELECT file FROM snapshots")}
 

@@ -71,6 +71,16 @@ class _Write:
     def num_bytes(self) -> int:
         return self.snapshot.nbytes + self.tokens.nbytes
 
+    def begins_with(self, tokens: TokenArray) -> bool:
+        return np.array_equal(self.tokens[: len(tokens)], tokens)
+
+
+@dataclass(eq=False)
+class _Forget:
+    beginning: TokenArray
+    is_over: bool = False
+    is_done: bool = False
+
 
 class DiskTier:
     """Snapshots by model and tokens. Safe for several threads; one of its own writes.
@@ -98,6 +108,7 @@ class DiskTier:
         self._in_progress: _Write | None = None
         self._is_busy = False
         self._touches: deque[tuple[ModelKey, TokenArray]] = deque(maxlen=_MAX_TOUCHES)
+        self._forgetting: list[_Forget] = []
         self._saved: WeakSet[Snapshot] = WeakSet()  # those in memory that are on disk, too
         self._paused_until = 0.0
         self._has_failed = False
@@ -157,8 +168,24 @@ class DiskTier:
                 self._touches.append((key, tokens))
                 self._changed.notify_all()
 
+    def forget(self, beginning: TokenArray, timeout_s: float) -> bool:
+        """Has the snapshots, of any model, deleted that are behind texts which begin with these
+        tokens; those that wait to be written never are. What is put meanwhile may stay.
+
+        Waits until they are gone; False if that takes longer, or cannot be.
+        """
+        request = _Forget(beginning.copy())
+        with self._changed:
+            if self._thread is None or self._is_closed:
+                return False
+            self._queue = [each for each in self._queue if not each.begins_with(beginning)]
+            self._forgetting.append(request)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: request.is_over or self._is_closed, timeout_s)
+            return request.is_done
+
     def flush(self, timeout_s: float) -> bool:
-        """Waits until all is written that was to be; False if that takes longer."""
+        """Waits until all is written and deleted that was to be; False if that takes longer."""
         with self._changed:
             return self._changed.wait_for(self._is_idle, timeout_s)
 
@@ -266,14 +293,18 @@ class DiskTier:
         assert self._writer is not None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._touches or self._is_closed)
+                self._changed.wait_for(lambda: self._has_work() or self._is_closed)
                 if self._is_closed:
                     break
                 touches = [*self._touches]
                 self._touches.clear()
+                forgetting, self._forgetting = self._forgetting, []
                 write = self._in_progress = self._queue.pop(0) if self._queue else None
                 self._is_busy = True
             try:
+                for request in forgetting:
+                    self._writer.forget(request.beginning)
+                    request.is_done = True
                 for key, tokens in touches:
                     self._writer.touch(key, PrefixDigests(tokens), len(tokens))
                 if write is not None:
@@ -287,6 +318,8 @@ class DiskTier:
                 with self._changed:
                     write = self._in_progress = None
                     self._is_busy = False
+                    for request in forgetting:
+                        request.is_over = True
                     self._changed.notify_all()
         self._writer.close()
 
@@ -315,7 +348,10 @@ class DiskTier:
         return [*self._queue, *([self._in_progress] if self._in_progress else [])]
 
     def _is_idle(self) -> bool:
-        return not self._queue and not self._touches and not self._is_busy
+        return not self._has_work() and not self._is_busy
+
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._touches or self._forgetting)
 
     def _open(self) -> None:
         try:

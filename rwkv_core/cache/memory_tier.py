@@ -12,9 +12,12 @@ model a snapshot is makes no difference to its turn, but none is found under ano
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
+
+import numpy as np
 
 from rwkv_core.cache.key import ModelKey
 from rwkv_core.cache.prefix_tree import NODE_BYTES, Node, PrefixTree
@@ -24,6 +27,11 @@ from rwkv_core.cache.tokens import TokenArray
 # Of the budget, what superseded snapshots may keep when the newest ones need room: one part in so
 # many. The tier on disk divides its budget in the same way.
 SUPERSEDED_PARTS = 4
+
+
+# For so long nothing is kept of what was forgotten, and of the last so many.
+FORGETTING_S = 10.0
+_MAX_FORGOTTEN = 64
 
 
 class _Standing(Enum):
@@ -84,6 +92,7 @@ class MemoryTier:
         self._lock = threading.Lock()  # guards all below
         self._budget = budget
         self._shares: dict[ModelKey, _Share] = {}
+        self._forgotten: list[tuple[TokenArray, float]] = []  # beginnings, and until when
         # The least recently used first.
         self._by_standing: dict[_Standing, OrderedDict[Node[_Kept], None]] = {
             standing: OrderedDict() for standing in _Standing
@@ -163,6 +172,31 @@ class MemoryTier:
             share = self._shares.pop(key, _Share())
             for node in share.tree:
                 self._forget(node)
+
+    def forget(self, beginning: TokenArray) -> None:
+        """Lets go of the snapshots, of any model, behind texts that begin with these tokens, which
+        `is_forgotten` then for a while.
+        """
+        with self._lock:
+            self._forgotten.append((beginning.copy(), time.monotonic() + FORGETTING_S))
+            del self._forgotten[:-_MAX_FORGOTTEN]
+            for share in self._shares.values():
+                for node in share.tree.beginning_with(beginning):
+                    share.snapshot_bytes -= _kept(node).snapshot.nbytes
+                    self._forget(node)
+                    share.tree.remove(node)
+
+    def is_forgotten(self, tokens: TokenArray) -> bool:
+        """Whether a text begins with what was to be forgotten a moment ago: of a reply that was
+        still being written then, or of what was read ahead for the next one.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._forgotten = [each for each in self._forgotten if each[1] > now]
+            return any(
+                np.array_equal(tokens[: len(beginning)], beginning)
+                for beginning, _ in self._forgotten
+            )
 
     def _place(self, node: Node[_Kept], standing: _Standing) -> None:
         """Makes a node the most recently used of those with this standing, or the nearest that its

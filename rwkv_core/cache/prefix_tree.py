@@ -82,12 +82,7 @@ class PrefixTree(Generic[Entry]):
 
     def __iter__(self) -> Iterator[Node[Entry]]:
         """All nodes with an entry, each before those behind it."""
-        pending = [self._root]
-        while pending:
-            node = pending.pop()
-            if node.entry is not None:
-                yield node
-            pending.extend(node.children.values())
+        return _with_entries(self._root)
 
     @property
     def num_bytes(self) -> int:
@@ -107,6 +102,17 @@ class PrefixTree(Generic[Entry]):
             if node is not None and not text.startswith(node.edge, start):
                 break
         return found
+
+    def beginning_with(self, tokens: TokenArray) -> list[Node[Entry]]:
+        """The nodes with an entry for `tokens` or for a text that goes on from them."""
+        text = tokens.tobytes()
+        node = self._root
+        while (start := node.num_bytes) < len(text):
+            child = node.children.get(text[start : start + _TOKEN_BYTES])
+            if child is None or child.edge[: len(text) - start] != text[start : child.num_bytes]:
+                return []
+            node = child
+        return list(_with_entries(node))
 
     def insert(self, tokens: TokenArray, entry: Entry) -> Node[Entry]:
         """Stores `entry` for `tokens`, replacing one that is there. Copies the tokens it keeps."""
@@ -169,6 +175,16 @@ class PrefixTree(Generic[Entry]):
         child.parent = parent
         parent.children[child.edge[:_TOKEN_BYTES]] = child
         self._num_nodes -= 1
+
+
+def _with_entries(node: Node[Entry]) -> Iterator[Node[Entry]]:
+    """It and those behind it, as far as they have an entry; each before those behind it."""
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node.entry is not None:
+            yield node
+        pending.extend(node.children.values())
 
 
 def _num_common_bytes(one: bytes, other: bytes) -> int:

@@ -99,6 +99,8 @@ class StateCache:
         if not len(tokens):
             raise ValueError("a snapshot is behind at least one token")
         ids = in_scope(as_tokens(tokens), scope)
+        if self._memory.is_forgotten(ids):
+            return
         if self._disk is not None and kind is not SnapshotKind.CHECKPOINT:
             self._disk.put(self.key, ids, snapshot, kind)
         self._keep(ids, snapshot, kind)

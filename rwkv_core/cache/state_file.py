@@ -169,9 +169,10 @@ def read_head(source: Source, num_bytes: int) -> Head:
     return Head(key, kind, checksum, shapes, num_note_bytes, _json(header))
 
 
-def read_tokens(source: Source, head: Head) -> TokenArray:
-    """Reads the tokens, which follow the header."""
-    tokens: TokenArray = np.empty(head.num_tokens, np.int32)
+def read_tokens(source: Source, head: Head, at_most: int | None = None) -> TokenArray:
+    """Reads the tokens, which follow the header; the first so many of them."""
+    count = head.num_tokens if at_most is None else min(head.num_tokens, at_most)
+    tokens: TokenArray = np.empty(count, np.int32)
     _fill(source, tokens.data.cast("B"))
     return tokens
 

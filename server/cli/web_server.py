@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
-from server.cli.allocator import give_large_blocks_back
+from server.cli.allocator import keep_heap_small
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -34,7 +34,7 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     Returns whether it served at all; why it did not is in the log then.
     """
     configure_logging(is_debug=settings.is_debug)
-    give_large_blocks_back()
+    keep_heap_small()
     server = _Server(create_app(settings), _announcement(settings, is_child))
     if is_child:
         threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import Iterator
 from io import BufferedRandom
-from pathlib import Path
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -15,25 +13,26 @@ from starlette.responses import Response, StreamingResponse
 
 from rwkv_core.cache.state_file import EncodedState
 from server.context import ServerContext, context_of, read_request
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of
 from server.names import ModelName
 from server.schemas import ForkRequest
+from server.sessions.forgetting import forget_states
 from server.sessions.ids import check_id, new_id
 from server.sessions.state_files import (
-    MAX_FILE_BYTES,
     SessionNote,
     export_state,
     import_state,
     open_upload,
 )
 from server.sessions.store import Session, SessionStore, StoredMessage
+from server.sessions.threads import to_the_end
 from server.sessions.turns import (
     check_model,
     read_messages,
     read_tools,
     session_not_found,
-    to_the_end,
 )
+from server.sessions.uploads import SlowUploadError
 from server.streaming import json_response, unless_gone
 from server.wire import Json, listed_session
 
@@ -57,9 +56,12 @@ async def session(request: Request, session_id: str) -> Response:
 
 @router.delete("/api/sessions/{session_id}")
 async def delete(request: Request, session_id: str) -> Response:
-    store = await context_of(request).sessions.store()
-    if not await to_the_end(store.delete, check_id(session_id)):
+    context = context_of(request)
+    store = await context.sessions.store()
+    deleted = await to_the_end(store.delete, check_id(session_id))
+    if deleted is None:
         raise session_not_found(session_id)
+    await forget_states(context, deleted)
     return Response()
 
 
@@ -92,8 +94,16 @@ async def get_state(request: Request, session_id: str) -> Response:
 async def put_state(request: Request, session_id: str) -> Response:
     context = context_of(request)
     check_id(session_id)
-    with _temporary_file(context.settings.states) as file:
-        num_bytes = await _receive(request, file)
+    uploads = context.sessions.uploads
+    with uploads.file(context.settings.states) as file:
+        length = request.headers.get("content-length", "")
+        try:
+            num_bytes = await uploads.receive(request.stream(), length, file)
+        except SlowUploadError as error:
+            # Nothing else can come over this connection: the rest of the body is on its way.
+            response = json_response({"error": message_of(error)}, error.status)
+            response.headers["connection"] = "close"
+            return response
         async with context.sessions.importing:
             stored, is_new = await _import(
                 context, session_id, request.query_params.get("model", ""), file, num_bytes
@@ -161,41 +171,3 @@ async def _body(request: Request) -> bytes:
         return await request.body()
     except ClientDisconnect:
         raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
-
-
-def _temporary_file(folder: Path | None) -> BufferedRandom:
-    """A file that is gone once it is closed, with the process too: beside the states, if it may."""
-    try:
-        if folder is not None and folder.is_dir():
-            return tempfile.TemporaryFile(dir=folder)
-    except OSError:
-        pass
-    return tempfile.TemporaryFile()
-
-
-async def _receive(request: Request, file: BufferedRandom) -> int:
-    """Writes the body into the file. Raises ApiError (413) for one that is too large."""
-    length = request.headers.get("content-length", "")
-    num_bytes = 0
-    waiting = bytearray()
-    try:
-        if length.isdecimal() and int(length) > MAX_FILE_BYTES:
-            raise _too_large()
-        async for piece in request.stream():
-            num_bytes += len(piece)
-            if num_bytes > MAX_FILE_BYTES:
-                raise _too_large()
-            waiting += piece
-            if len(waiting) >= _PIECE_BYTES:
-                await to_the_end(file.write, bytes(waiting))
-                waiting.clear()
-        await to_the_end(file.write, bytes(waiting))
-    except ClientDisconnect:
-        raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
-    except OSError as error:
-        raise ApiError(507, f"there is no room for the saved state: {error.strerror}") from error
-    return num_bytes
-
-
-def _too_large() -> ApiError:
-    return ApiError(413, f"a saved state has at most {MAX_FILE_BYTES >> 20} MB")

@@ -38,13 +38,12 @@ from server.schemas import Message, Tool
 from server.sessions.history import message_json, message_text
 from server.sessions.ids import new_id
 from server.sessions.store import MAX_SESSION_BYTES, Session
-from server.sessions.turns import check_size, to_the_end, tools_text, weights_of
+from server.sessions.threads import to_the_end
+from server.sessions.turns import check_size, tools_text, weights_of
 from server.stored_model import StoredModel
 from server.streaming import generate
 from server.tool_calls import offered_tool
 
-# The state of a model three times as large as any that there is, with a million tokens.
-MAX_FILE_BYTES = 256 << 20
 _MAX_NOTE_BYTES = MAX_SESSION_BYTES + (64 << 10)
 
 

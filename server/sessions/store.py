@@ -121,6 +121,16 @@ class StoredMessage:
     body: str
 
 
+@dataclass(frozen=True)
+class Deleted:
+    """A session that is gone. The first `num_shared` of its messages are other sessions' too."""
+
+    session: Session
+    messages: list[StoredMessage]
+    num_shared: int
+    is_scope_used: bool  # whether another session has the same cache scope
+
+
 class SessionStore:
     """Sessions by id. Safe for several threads; several processes may share a folder.
 
@@ -147,10 +157,7 @@ class SessionStore:
             session = _get(connection, session_id)
             if session is None:
                 return None
-            rows = connection.execute(
-                f"{_CHAIN} SELECT id, body FROM chain ORDER BY num_messages", (session.head,)
-            )
-            return session, [StoredMessage(*row) for row in rows]
+            return session, _messages(connection, session.head)
 
     def all(self) -> list[Session]:
         """The one that was changed last first."""
@@ -211,15 +218,21 @@ class SessionStore:
                 fork = replace(fork, head=found[0] if found else None, num_tokens=0)
             return self._write(connection, fork, (), None)
 
-    def delete(self, session_id: str) -> bool:
-        """False if there is none."""
+    def delete(self, session_id: str) -> Deleted | None:
+        """What has gone; None if there is no such session."""
         with self._using() as connection, transaction(connection):
             session = _get(connection, session_id)
             if session is None:
-                return False
+                return None
+            messages = _messages(connection, session.head)
             connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
-            _release(connection, session.head)
-            return True
+            num_gone = _release(connection, session.head)
+            ((is_scope_used,),) = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM sessions WHERE cache_scope = ?)",
+                (session.cache_scope,),
+            )
+            num_shared = len(messages) - num_gone
+            return Deleted(session, messages, num_shared, is_scope_used=bool(is_scope_used))
 
     def _write(
         self,
@@ -355,6 +368,12 @@ def _get(connection: sqlite3.Connection, session_id: str) -> Session | None:
     return Session(*row) if row else None
 
 
+def _messages(connection: sqlite3.Connection, head: int | None) -> list[StoredMessage]:
+    """All up to `head`, the first one first."""
+    rows = connection.execute(f"{_CHAIN} SELECT id, body FROM chain ORDER BY num_messages", (head,))
+    return [StoredMessage(*row) for row in rows]
+
+
 def _add_messages(
     connection: sqlite3.Connection, head: int | None, bodies: Sequence[str]
 ) -> int | None:
@@ -380,17 +399,20 @@ def _use(connection: sqlite3.Connection, head: int | None) -> None:
     connection.execute("UPDATE messages SET num_uses = num_uses + 1 WHERE id = ?", (head,))
 
 
-def _release(connection: sqlite3.Connection, head: int | None) -> None:
-    """One use less; what nothing uses any more goes, and what only that has used."""
+def _release(connection: sqlite3.Connection, head: int | None) -> int:
+    """One use less; what nothing uses any more goes, and what only that has used: so many."""
+    num_gone = 0
     while head is not None:
         connection.execute("UPDATE messages SET num_uses = num_uses - 1 WHERE id = ?", (head,))
         ((num_uses, parent),) = connection.execute(
             "SELECT num_uses, parent FROM messages WHERE id = ?", (head,)
         )
         if num_uses > 0:
-            return
+            break
         connection.execute("DELETE FROM messages WHERE id = ?", (head,))
         head = parent
+        num_gone += 1
+    return num_gone
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:

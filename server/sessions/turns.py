@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from rwkv_core.errors import EngineBusyError
 from server.errors import ApiError
@@ -28,14 +27,13 @@ from server.sessions.store import (
     SessionStore,
     StoredMessage,
 )
+from server.sessions.threads import to_the_end
+from server.sessions.uploads import Uploads
 from server.stored_model import StoredModel
 from server.tool_calls import offered_tool
 
 # Files that are read at once.
 _MAX_IMPORTS = 2
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 def session_not_found(session_id: str) -> ApiError:
@@ -138,9 +136,10 @@ class Turn:
             content = messages.pop().content + content  # the reply has gone on inside it
         calls = [
             ToolCall(
+                id=each.id,
                 function=ToolCallFunction(
                     index=each.index, name=each.call.name, arguments=dict(each.call.arguments)
-                )
+                ),
             )
             for each in reply.tool_calls
         ]
@@ -190,6 +189,7 @@ class Sessions:
         self._opening = asyncio.Lock()
         self._store: SessionStore | None = None  # opened with the first session
         self._queues: dict[str, _Queue] = {}
+        self.uploads = Uploads()
         # Each takes memory for a file.
         self.importing = asyncio.Semaphore(_MAX_IMPORTS)
 
@@ -230,16 +230,3 @@ class Sessions:
             queue.num_requests -= 1
             if not queue.num_requests:
                 del self._queues[session_id]
-
-
-async def to_the_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Runs it in a thread. Who is cancelled meanwhile still waits for its end: what it does is done
-    before anybody else may do the same.
-    """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        task.exception()  # nobody is there to be told
-        raise

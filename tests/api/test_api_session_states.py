@@ -314,13 +314,13 @@ def test_states_that_are_no_numbers_or_do_not_fit(there: RunningServer, data: by
 def test_files_that_are_too_large(
     there: RunningServer, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.routes.sessions.MAX_FILE_BYTES", len(data) - 1)
+    monkeypatch.setattr("server.sessions.uploads.MAX_FILE_BYTES", len(data) - 1)
     assert "at most" in refused(there, 413, data)
     url = "/api/sessions/refused/state"
     pieces = (data[start : start + 1000] for start in range(0, len(data), 1000))
     response = there.http.put(url, content=pieces)  # no length is said beforehand
     assert response.status_code == 413
-    monkeypatch.setattr("server.routes.sessions.MAX_FILE_BYTES", len(data))
+    monkeypatch.setattr("server.sessions.uploads.MAX_FILE_BYTES", len(data))
     assert put(there, "fits", data).status_code == 201
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,15 @@ from tests.tools.running_server import (
     running,
     wait_until,
 )
-from tests.tools.session_client import Message, chat, error_of, refusal, stored, user
+from tests.tools.session_client import (
+    OPTIONS,
+    Message,
+    chat,
+    error_of,
+    refusal,
+    stored,
+    user,
+)
 
 pytestmark = needs_demo
 
@@ -318,10 +327,42 @@ def test_tools_are_remembered_and_answered(server: RunningServer) -> None:
         assert [each["role"] for each in stored(server, session)] == [
             "user", "assistant", "tool", "assistant"
         ]  # fmt: skip
-    kept = stored(server, "tools")[1]["tool_calls"][0]
-    assert kept["function"] == call["function"]
+    assert stored(server, "tools")[1]["tool_calls"] == [call]
     chat(server, [user("Hello!")], "tools", tools=[])
     assert "tools" not in server.http.get("/api/sessions/tools").json()
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_calls_keep_the_ids_that_their_client_knows(
+    server: RunningServer, is_streamed: bool
+) -> None:
+    session = f"call-ids-{is_streamed}"
+    question = user("What is the weather in Paris?")
+    body: dict[str, Any] = {"model": DEMO, "options": OPTIONS, "think": False, "session": session}
+
+    def ask(*messages: Message) -> Message:
+        answer = server.stream if is_streamed else lambda *a, **b: [server.answer(*a, **b)]
+        pieces = answer("/api/chat", messages=messages, tools=[WEATHER], **body)
+        said = [each["message"] for each in pieces]
+        calls = [call for each in said for call in each.get("tool_calls", [])]
+        reply = {"role": "assistant", "content": "".join(each["content"] for each in said)}
+        return reply | ({"tool_calls": calls} if calls else {})
+
+    first = ask(question)
+    (call,) = first["tool_calls"]
+    assert re.fullmatch("call_[a-z0-9]{8}", call["id"])
+    assert stored(server, session) == [question, first]
+    result = {
+        "role": "tool", "tool_name": "get_weather", "tool_call_id": call["id"],
+        "content": "sunny, 21 degrees",
+    }  # fmt: skip
+    # The whole chat is sent again, as clients do that know no sessions; then by one that has made
+    # ids of its own.
+    second = ask(question, first, result)
+    assert stored(server, session) == [question, first, result, second]
+    renamed = first | {"tool_calls": [{**call, "id": "mine"}]}
+    third = ask(question, renamed, result, second, user("Hello!"))
+    assert stored(server, session) == [question, first, result, second, user("Hello!"), third]
 
 
 def test_what_only_loads_or_shows_keeps_nothing(server: RunningServer) -> None:

@@ -114,6 +114,24 @@ def test_retry_edit_branch_and_title(server: RunningServer) -> None:
     assert num_read(ask([SYSTEM, edited])) <= num_new
 
 
+def test_an_edit_after_a_restart(models: Path, tmp_path: Path) -> None:
+    """The states of all turns are on disk, not that of the last one alone."""
+    settings = Settings(models=models, device="cpu", states=tmp_path)
+    with running(settings) as server:
+        chat = Chat(server, think=True)
+        for text in SAID[:3]:
+            chat.say(text)
+    edited = {"role": "user", "content": "What is 2 + 2?"}
+    for num_kept in (5, 3, 1):  # of the system message and two messages a turn
+        with running(settings) as server:
+            history = [*chat.messages[:num_kept], edited]
+            body = {"model": DEMO, "options": {"seed": 3, "num_predict": 1}, "think": True}
+            final = server.answer("/api/chat", messages=history, **body)
+            encode = server.context.manager.loaded()[0].model.tokenizer.encode
+            num_new = len(encode(f"User: {edited['content']}\n\n"))
+            assert num_read(final) <= num_new + A_HANDFUL, num_kept
+
+
 def test_a_chat_with_tools(server: RunningServer) -> None:
     weather = {
         "type": "function",

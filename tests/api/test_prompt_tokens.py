@@ -45,6 +45,21 @@ def test_texts_that_begin_alike(seed: int) -> None:
         assert list(encoded.ends[count : count + 1] > end) in ([True], [])
 
 
+def test_a_text_cut_at_every_byte_is_read_on_with_the_tokens_of_a_whole_one() -> None:
+    """Whatever was remembered, and wherever it parts from the new text: inside a token, too."""
+    tokenizer = WorldTokenizer.world()
+    text = "User: Grüße, 你好🙂!\n\n  x\t= 12345\n\nAssistant: <think>\n</think> Internationale 😀"
+    expected = tokenizer.encode(text)
+    data = text.encode()
+    for end in range(len(data) + 1):
+        encoder = TextEncoder(tokenizer)
+        # As much of its last character as there is room for, then nothing, or something else.
+        beginning = data[:end].decode(errors="ignore")
+        for other in (beginning, f"{beginning}\n\nUser:", f"{beginning}z"):
+            encoder.encode(other)
+            assert encoder.encode(text).tokens.tolist() == expected, end
+
+
 def test_only_the_new_part_is_tokenized() -> None:
     class Watched(WorldTokenizer):
         num_bytes = 0

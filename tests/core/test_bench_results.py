@@ -39,6 +39,8 @@ LOADED = Loaded(
     decode_weight_bytes=10_000_000,
     num_threads=2,
     isa="avx2",
+    num_layers=12,
+    num_skipping_layers=5,
 )
 RESULT = SpeedResult(
     label="tiny",
@@ -109,6 +111,7 @@ def test_json_has_every_number() -> None:
     }
     assert values["decode_token_s"] == [[0.1, 0.1], [0.05, 0.05], [0.1, 0.3]]
     assert values["num_threads"] == 2
+    assert (values["num_skipping_layers"], values["num_layers"]) == (5, 12)
     assert values["peer"]["prefill_ratio"] == pytest.approx(2.0)
     assert values["peer"]["decode_ratio"] == pytest.approx(2.0)
     assert [point["num_tokens"] for point in values["long"]] == [100, 5_000]
@@ -131,6 +134,7 @@ def test_a_speed_table_is_markdown() -> None:
         "decode of 2, tokens/s": "10.0 (5.00–20.0)",
         "reads, GB/s": "0.1 of 0.2 (62%)",
         "zero channels": "50.0%",
+        "layers that skip them": "5 of 12",
         "8 at once, tokens/s": "40.0 (20.0–80.0)",
         "ratio to 1": "4.00",
         "decode at 100": "10.0 (10.0–10.0)",

@@ -15,6 +15,8 @@ from rwkv_core.bench.process import MeasuringProcess
 from rwkv_core.bench.results import Repetition
 from rwkv_core.bench.speed import SpeedTask
 from rwkv_core.demo.evaluate import EMBEDDED
+from rwkv_core.kernel_executor import KernelExecutor
+from rwkv_core.loading import load_model
 
 TINY = SpeedOptions(
     num_prompt_tokens=5,
@@ -75,12 +77,17 @@ def test_every_number_is_positive_and_consistent() -> None:
     if kernels.native() is None:
         assert loaded.isa.startswith("PyTorch")
         assert finished.zero_channel_share is None
+        assert loaded.num_skipping_layers == 0
         assert finished.read_bytes_per_s is None
     else:
         # Packed weights stay packed; all but the embedding are read.
         assert loaded.decode_weight_bytes < loaded.file_bytes
         assert finished.zero_channel_share is not None
         assert 0 < finished.zero_channel_share < 1
+        executor = load_model(EMBEDDED).executor
+        assert isinstance(executor, KernelExecutor)
+        assert loaded.num_skipping_layers == len(executor.layers_by_columns)
+        assert 0 < loaded.num_skipping_layers <= loaded.num_layers
         assert finished.read_bytes_per_s is not None
         assert finished.read_bytes_per_s > 1e8
     assert heard.shown[0] == "loading"

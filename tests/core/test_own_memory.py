@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rwkv_core.bench.machine import resident_bytes
+from rwkv_core.cache import Snapshot
+from rwkv_core.config import ModelConfig
 from rwkv_core.own_memory import zero_floats
 from rwkv_core.state import State
 from tests.tools.random_checkpoint import TINY
@@ -62,3 +66,18 @@ def test_what_is_let_go_goes_back_though_small_things_stay() -> None:
     after = resident_bytes()
     assert after is not None
     assert after - before < 4 * MB
+
+
+@pytest.mark.skipif(resident_bytes() is None, reason="the system does not tell")
+@pytest.mark.parametrize("config", [TINY, replace(TINY, n_layer=8, vocab_size=20_000)])
+def test_the_size_of_a_snapshot_is_what_it_takes(config: ModelConfig) -> None:
+    """Its objects and whole pages, too: the budget of a cache is of the memory of the machine."""
+    state, logits = State.zeros(config), torch.zeros(config.vocab_size)
+    kept = [Snapshot.of(state, logits) for _ in range(100)]
+    before = resident_bytes()
+    kept += [Snapshot.of(state, logits) for _ in range(1000)]
+    after = resident_bytes()
+    assert before is not None
+    assert after is not None
+    each = (after - before) / 1000
+    assert 0.9 * kept[0].nbytes < each < 1.05 * kept[0].nbytes
