@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from server.cli import argument_types
 from server.cli.client import Client
 from server.cli.human import human_age, human_bytes
 from server.manifests import DamagedModelError
@@ -29,6 +30,23 @@ class Row:
     digest: str
     size: int
     modified_s: float  # since 1970
+
+
+DESCRIPTION = """\
+List the models in $OLLAMA_MODELS (~/.anser/models), the newest first; a server need not run.
+Where $OLLAMA_HOST names another machine, the server there is asked for its models instead.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prefix",
+        metavar="PREFIX",
+        type=argument_types.model_name,
+        nargs="?",
+        default="",
+        help="of the names",
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,9 @@ from server.app import create_app
 from server.cli.allocator import give_large_blocks_back
 from server.logs import configure_logging
 from server.settings import Settings
+from server.settings.sources import remarks
+
+log = logging.getLogger("anser.server")
 
 # How long replies in flight get to send their last line.
 _GRACE_S = 1
@@ -34,6 +37,8 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     Returns whether it served at all; why it did not is in the log then.
     """
     configure_logging(is_debug=settings.is_debug)
+    for remark in remarks():
+        log.info("%s", remark)
     give_large_blocks_back()
     server = _Server(create_app(settings), _announcement(settings, is_child))
     if is_child:
