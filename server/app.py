@@ -13,11 +13,14 @@ from starlette.responses import Response
 from rwkv_core.chat.prompt_format import load_prompt_formats
 from rwkv_core.errors import AnserError
 from server.access import CrossOrigin, HostCheck, RequestLog
+from server.api_keys import ApiKeyCheck
 from server.context import ServerContext
 from server.demo_model import ensure_demo_model
+from server.error_shapes import error_json
 from server.errors import message_of, status_of
 from server.metrics import RequestCounter
 from server.model_manager import ModelManager
+from server.request_limits import BodyLimit
 from server.routes import chat, generate, metrics, models, root, sessions
 from server.sessions.turns import Sessions
 from server.settings import Settings
@@ -53,9 +56,15 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (root, models, generate, chat, sessions, metrics):
         app.include_router(module.router)
     app.add_exception_handler(AnserError, _answer_error)
+    app.add_exception_handler(RecursionError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
     app.add_exception_handler(Exception, _answer_error)
     # The last one added is the first one a request meets.
+    if settings.api_keys:
+        app.add_middleware(ApiKeyCheck, keys=settings.api_keys)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_request_size, timeout_s=settings.request_timeout_s
+    )
     if settings.listens_on_loopback:
         app.add_middleware(HostCheck)
     app.add_middleware(CrossOrigin, origins=settings.allowed_origins)
@@ -64,14 +73,16 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    return json_response({"error": message_of(error)}, status_of(error))
+async def _answer_error(request: Request, error: Exception) -> Response:
+    status = status_of(error)
+    return json_response(error_json(request.url.path, status, message_of(error)), status)
 
 
-async def _answer_no_route(_: Request, error: Exception) -> Response:
+async def _answer_no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = _ROUTER_WORDS.get(error.status_code, str(error.detail))
-    response = json_response({"error": words}, error.status_code)
+    body = error_json(request.url.path, error.status_code, words)
+    response = json_response(body, error.status_code)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 # An answer to a client that has gone, as nginx and Ollama number it; only the log ever shows it.
 CLIENT_CLOSED_REQUEST = 499
 
+TOO_DEEP = "invalid character '[' exceeded max depth"
+
 
 class ApiError(AnserError):
     """A request that is answered with `status` and `{"error": message}`."""
@@ -35,7 +37,7 @@ def status_of(error: BaseException) -> int:
     """The HTTP status that `error` is answered with while nothing has been sent."""
     if isinstance(error, ApiError):
         return error.status
-    if isinstance(error, OptionError | InvalidNameError | SessionRangeError):
+    if isinstance(error, OptionError | InvalidNameError | SessionRangeError | RecursionError):
         return 400
     if isinstance(error, SessionChangedError | SessionExistsError):
         return 409
@@ -53,5 +55,7 @@ def message_of(error: BaseException) -> str:
     """
     if isinstance(error, AnserError):
         return str(error)
+    if isinstance(error, RecursionError):  # only what a client sends is nested so deeply
+        return TOO_DEEP
     log.error("unexpected error", exc_info=error)
     return f"internal error: {type(error).__name__}; see the server's log"

@@ -13,10 +13,10 @@ from dataclasses import replace
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 
 from server.app import create_app
 from server.cli.allocator import give_large_blocks_back
+from server.http_protocol import protocol_with_timeout
 from server.logs import configure_logging
 from server.settings import Settings
 from server.settings.sources import remarks
@@ -40,7 +40,7 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     for remark in remarks():
         log.info("%s", remark)
     give_large_blocks_back()
-    server = _Server(create_app(settings), _announcement(settings, is_child))
+    server = _Server(settings, _announcement(settings, is_child))
     if is_child:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     server.run(sockets=[listener])
@@ -50,10 +50,13 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
 class _Server(uvicorn.Server):
     """uvicorn, saying one line when it listens, and stopping generations before it stops itself."""
 
-    def __init__(self, app: FastAPI, announcement: str) -> None:
+    def __init__(self, settings: Settings, announcement: str) -> None:
+        app = create_app(settings)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol_with_timeout(settings.request_timeout_s),
+                ws="none",
                 log_config=None,
                 access_log=False,  # the application logs its requests itself
                 timeout_keep_alive=_KEEP_CONNECTION_S,

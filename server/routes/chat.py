@@ -21,6 +21,7 @@ from server.inference import (
     check_thinking,
     check_top_logprobs,
 )
+from server.openapi import takes
 from server.options import Options, read_options
 from server.prompts import Prompt, chat_prompt
 from server.schemas import ChatRequest
@@ -33,7 +34,7 @@ from server.wire import Json, chat_debug, chat_done, chat_json
 router = APIRouter()
 
 
-@router.post("/api/chat")
+@router.post("/api/chat", openapi_extra=takes(ChatRequest))
 async def chat(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, ChatRequest)

@@ -21,6 +21,7 @@ from server.inference import (
     check_thinking,
     check_top_logprobs,
 )
+from server.openapi import takes
 from server.options import Options, read_options
 from server.prompts import generate_prompt
 from server.schemas import GenerateRequest
@@ -32,7 +33,7 @@ from server.wire import Json, generate_debug, generate_done, generate_json
 router = APIRouter()
 
 
-@router.post("/api/generate")
+@router.post("/api/generate", openapi_extra=takes(GenerateRequest))
 async def generate(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, GenerateRequest)
