@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from server.durations import DurationError, keep_alive_ns
 
@@ -59,6 +61,19 @@ def keep_alive(value: str) -> int | str:
     except DurationError as error:
         raise argparse.ArgumentTypeError(f"{error}; write 5m, 1h30m, seconds or -1") from error
     return value
+
+
+def reply_format(value: str) -> Any:
+    """`format` of a request: "json", or a JSON schema as an object."""
+    if value == "json":
+        return value
+    try:
+        schema = json.loads(value)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        raise argparse.ArgumentTypeError(f'must be json or a JSON schema, not "{value}"')
+    return schema
 
 
 def spell_out_think(argv: Sequence[str]) -> list[str]:

@@ -62,6 +62,10 @@ class Client:
     def show(self, model: str) -> Json:
         return self._call("POST", "/api/show", {"model": model})
 
+    def create(self, request: Json) -> None:
+        """Make a model of what the server has. Returns when it is there."""
+        self._call("POST", "/api/create", {**request, "stream": False})
+
     def load(self, request: Json) -> None:
         """Bring a model into memory: a chat request without messages."""
         self._call("POST", "/api/chat", {**request, "messages": [], "stream": False})

@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument_types.keep_alive,
         help="how long the model stays in memory afterwards: 5m, 1h30m, seconds, -1 for ever",
     )
+    parser.add_argument(
+        "--format",
+        metavar="json|SCHEMA",
+        type=argument_types.reply_format,
+        help="answer in JSON, or in JSON of this schema",
+    )
     parser.add_argument("--nowordwrap", action="store_true", help="do not wrap lines at words")
 
 
@@ -57,7 +63,7 @@ def execute(arguments: argparse.Namespace) -> int:
         chat = _begin(arguments, info)
         if is_chat:
             _show_messages(chat, info)
-            _converse(client, chat, keeps_history=settings.keeps_history)
+            _converse(client, chat, settings)
         elif prompt.strip():
             return 0 if chat.ask(client, prompt, sys.stdout, sys.stderr) else _INTERRUPTED
         else:
@@ -79,6 +85,7 @@ def _begin(arguments: argparse.Namespace, info: Json) -> Chat:
         arguments.model,
         think=arguments.think,
         keep_alive=arguments.keepalive,
+        format=arguments.format,
         hides_thinking=arguments.hidethinking,
         is_verbose=arguments.verbose,
         wraps_words=not arguments.nowordwrap,
@@ -109,15 +116,15 @@ def _show_messages(chat: Chat, info: Json) -> None:
             print()
 
 
-def _converse(client: Client, chat: Chat, *, keeps_history: bool) -> None:
+def _converse(client: Client, chat: Chat, settings: Settings) -> None:
     """Read and answer until the user leaves. An error of the server ends a reply, not the chat."""
     # Imported here: one question needs no editor, and not its tenth of a second.
     from server.cli.line_editor import LineEditor, strip_block  # noqa: PLC0415
 
     with Spinner(sys.stderr):
         client.load(chat.request())
-    editor = LineEditor(anser_folder() / "history")
-    editor.keep_history(keeps_history)
+    editor = LineEditor(anser_folder() / "history", settings.editor)
+    editor.keep_history(settings.keeps_history)
     commands = Commands(chat, client, editor)
     while True:
         try:

@@ -54,6 +54,7 @@ class Settings:
     states_disk: int | None = None
     no_prune: bool = False  # keep blobs that no manifest names
     keeps_history: bool = True  # of what is typed in a chat
+    editor: str = ""  # a command
     is_debug: bool = False
     engine_variables: Mapping[str, str] = field(default_factory=dict)
 

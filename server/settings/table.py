@@ -137,6 +137,11 @@ SETTINGS: tuple[Setting, ...] = (
         is_clients=True,
     ),
     Setting(
+        "editor", "OLLAMA_EDITOR", "editor", str, "",
+        "what Ctrl+g in a chat opens to write a message; none: $VISUAL or $EDITOR", "COMMAND",
+        is_clients=True,
+    ),
+    Setting(
         "debug", "OLLAMA_DEBUG", "is_debug", values.read_debug, "0",
         "a log that says more", "0|1", Kind.SWITCH,
     ),
@@ -154,7 +159,6 @@ IGNORED: Mapping[str, str] = {
     "OLLAMA_AUTH": _NO_CLOUD,
     "OLLAMA_CONTEXT_LENGTH": "an RNN's state has no window",
     "OLLAMA_DEBUG_LOG_REQUESTS": "requests are not written down",
-    "OLLAMA_EDITOR": "Ctrl+x Ctrl+e in a chat opens $EDITOR",
     "OLLAMA_FLASH_ATTENTION": _NO_ATTENTION,
     "OLLAMA_GO_TEMPLATE": "a model's template is always used where it has one",
     "OLLAMA_GPU_OVERHEAD": _OWN_DEVICES,
