@@ -37,6 +37,8 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     Returns whether it served at all; why it did not is in the log then.
     """
     configure_logging(is_debug=settings.is_debug)
+    if not (settings.listens_on_loopback or settings.api_keys):
+        log.warning("everyone who reaches this address may call; ANSER_API_KEY keeps others out")
     for remark in remarks():
         log.info("%s", remark)
     give_large_blocks_back()

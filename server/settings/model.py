@@ -43,7 +43,7 @@ class Settings:
     keep_alive_ns: int = 300 * 10**9
     origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    max_request_size: int = 32 * 10**6  # bytes
+    max_request_size: int = 16 * 10**6  # bytes
     request_timeout_s: float = 30.0
     device: str = "auto"
     num_parallel: int | None = None

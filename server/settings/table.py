@@ -85,7 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
         "needed", "KEY,...", Kind.LIST, is_secret=True,
     ),
     Setting(
-        "max_request_size", "ANSER_MAX_REQUEST_SIZE", "max_request_size", values.read_size, "32MB",
+        "max_request_size", "ANSER_MAX_REQUEST_SIZE", "max_request_size", values.read_size, "16MB",
         "size of a request's JSON; more is refused (uploads of files have limits of their own)",
         "SIZE",
     ),

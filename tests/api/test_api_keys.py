@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from server.app import create_app
 from server.openapi import openapi_page
 from server.settings import Settings
-from tests.tools.running_server import RunningServer, running
+from tests.tools.running_server import TIMEOUT_S, RunningServer, running
 
 KEYS = ("sesame-1", "sesame-2")
 OPEN = {"/", "/api/version"}
@@ -110,3 +111,16 @@ def test_keys_are_not_logged(locked: RunningServer, caplog: pytest.LogCaptureFix
     finally:
         logger.removeHandler(caplog.handler)
     assert "sesame" not in caplog.text
+
+
+def test_a_large_upload_without_a_key_is_not_read(locked: RunningServer) -> None:
+    """The connection ends after the answer, however much was promised."""
+    url = locked.http.base_url
+    for path in ("/api/sessions/x/state", "/api/chat"):
+        with socket.create_connection((url.host, url.port or 0), TIMEOUT_S) as sock:
+            lines = (f"PUT {path} HTTP/1.1", "Host: localhost", "Transfer-Encoding: chunked")
+            sock.sendall("\r\n".join((*lines, "", "")).encode())
+            answer = b""
+            while data := sock.recv(65536):
+                answer += data
+        assert answer.startswith(b"HTTP/1.1 401 ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -203,12 +204,38 @@ def test_deep_json_is_an_error_of_the_client(server: RunningServer, path: str, b
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" + b"1," * 2_000_000 + b"?]", b"1" * 4_000_000, b"[" + b"[]," * 10**6 + b"0]"]
+    ("body", "status"),
+    [
+        (b"[" + b"1," * 2_000_000 + b"?]", 400),
+        (b"1" * 4_000_000, 400),
+        (b"[" + b"[]," * 400_000 + b"0]", 400),
+        (b"[" + b"[]," * 4_000_000 + b"0]", 413),  # as lists, a quarter of a gigabyte
+    ],
+    ids=["no JSON", "one number", "lists", "too many lists"],
 )
-def test_what_takes_long_to_read_holds_up_nobody(server: RunningServer, body: bytes) -> None:
-    response = server.http.post("/api/show", content=body)
-    assert response.status_code == 400
+def test_what_takes_long_to_read_holds_up_nobody(
+    server: RunningServer, body: bytes, status: int
+) -> None:
+    """Others are answered while a large body is parsed."""
+    done = threading.Event()
+    answers: list[httpx.Response] = []
+
+    def send() -> None:
+        answers.append(httpx.post(f"{server.url}/api/show", content=body, timeout=TIMEOUT_S))
+        done.set()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    slowest = 0.0
+    while not done.is_set():
+        start = time.monotonic()
+        assert server.http.get("/api/version").status_code == 200
+        slowest = max(slowest, time.monotonic() - start)
+    sender.join()
+    (response,) = answers
+    assert response.status_code == status
     assert len(response.content) < 1000
+    assert slowest < 5  # a few tenths of a second where nothing else runs
 
 
 def test_the_words_for_a_large_body_that_is_no_json(server: RunningServer) -> None:

@@ -204,6 +204,7 @@ def test_every_setting_is_documented_with_its_default(tmp_path: Path) -> None:
         if each.default
     }
     defaults = read_settings(environment={}).settings
+    assert defaults == Settings(states=Path.home() / ".anser" / "states")
     assert from_file.settings.engine_variables == {"ANSER_KERNELS": "on"}
     assert vars(from_file.settings) | {"engine_variables": {}} == vars(defaults)
 

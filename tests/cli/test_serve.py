@@ -185,3 +185,22 @@ def test_help_into_a_closed_pipe(bare: Anser, words: tuple[str, ...]) -> None:
     )
     os.close(writer)
     assert (done.stderr, done.returncode) == ("", 1)
+
+
+def test_an_open_door_is_said_in_the_log(anser: Anser) -> None:
+    for host, key, is_warned in (
+        ("0.0.0.0:0", "", True),
+        ("0.0.0.0:0", "sesame", False),
+        ("127.0.0.1:0", "", False),
+    ):
+        here = Anser(anser.home, anser.models, host)
+        changes = {"ANSER_API_KEY": key, "OLLAMA_KV_CACHE_TYPE": "q8_0", "ANSER_DEVCIE": "cpu"}
+        process = here.start("serve", changes=changes)
+        assert process.stdout is not None
+        assert "Anser listens" in process.stdout.readline()
+        process.terminate()
+        _, log = process.communicate(timeout=PATIENCE_S)
+        assert ("ANSER_API_KEY keeps others out" in log) == is_warned
+        assert "OLLAMA_KV_CACHE_TYPE changes nothing" in log
+        assert "did you mean ANSER_DEVICE?" in log
+        assert "sesame" not in log
