@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.tools.running_server import ENDLESS, TIMEOUT_S, RunningServer
+from server.settings import Settings
+from tests.tools.running_server import ENDLESS, TIMEOUT_S, RunningServer, running
+from tests.tools.server_models import add_endless_model
 
 if sys.version_info < (3, 11):
     pytest.skip("schemathesis needs Python 3.11", allow_module_level=True)
@@ -21,18 +25,29 @@ from schemathesis.core.result import Ok
 BUDGET_S = 20.0
 EXAMPLES = 40
 FEW_TOKENS = {"num_predict": 2}
+# Where models come from and go to: a registry on this machine that nobody runs.
+NOWHERE = "127.0.0.1:9/library/nothing"
+TRANSFERS = ("/api/pull", "/api/push")
 
 
-def test_no_request_is_answered_by_500(server: RunningServer) -> None:
-    page = server.http.get("/openapi.json").json()
+@pytest.fixture
+def fuzzed(tmp_path: Path) -> Iterator[RunningServer]:
+    """A server whose models may be deleted and changed by whatever comes."""
+    with running(Settings(models=tmp_path / "models", device="cpu")) as server:
+        yield server
+
+
+def test_no_request_is_answered_by_500(fuzzed: RunningServer, tmp_path: Path) -> None:
+    page = fuzzed.http.get("/openapi.json").json()
     found = [each.ok() for each in schemathesis.openapi.from_dict(page).get_all_operations()
              if isinstance(each, Ok)]  # fmt: skip
     assert len(found) == sum(len(methods) for methods in page["paths"].values())
     deadline = time.monotonic() + BUDGET_S
     for number, operation in enumerate(found):
+        add_endless_model(fuzzed.context.store, ENDLESS, tmp_path)  # one before may delete it
         now = time.monotonic()
-        fuzz(server, operation, now + max(deadline - now, 1.0) / (len(found) - number))
-    assert server.http.get("/api/version").status_code == 200
+        fuzz(fuzzed, operation, now + max(deadline - now, 1.0) / (len(found) - number))
+    assert fuzzed.http.get("/api/version").status_code == 200
 
 
 def fuzz(server: RunningServer, operation: Any, deadline: float) -> None:
@@ -51,7 +66,8 @@ def fuzz(server: RunningServer, operation: Any, deadline: float) -> None:
         nonlocal num_tried
         if num_tried and time.monotonic() > deadline:
             return
-        prepare(case, num_tried)
+        if isinstance(case.body, dict):
+            prepare(case.path, case.body, num_tried)
         num_tried += 1
         response = case.call(base_url=server.url, timeout=TIMEOUT_S)
         assert response.status_code < 500, (case.as_curl_command(), response.text)
@@ -61,13 +77,17 @@ def fuzz(server: RunningServer, operation: Any, deadline: float) -> None:
     assert num_tried, operation
 
 
-def prepare(case: Any, number: int) -> None:
-    """Lets three requests of four reach a model that is there, and none of them take long."""
-    body = case.body
-    if not isinstance(body, dict):
-        return
+def prepare(path: str, body: dict[str, Any], number: int) -> None:
+    """Lets three requests of four reach a model that is there. None takes long, or leaves this
+    machine.
+    """
     if number % 4:
         body["model"] = ENDLESS
+    if path in TRANSFERS:
+        body.pop("name", None)
+        body |= {"model": NOWHERE, "insecure": True, "stream": True}
+    if isinstance(body.get("from"), str):
+        body["from"] = ENDLESS
     options = body.get("options")
     if isinstance(options, dict | None):
         body["options"] = {**(options or {}), **FEW_TOKENS}
