@@ -19,11 +19,13 @@ if sys.version_info < (3, 11):
     pytest.skip("schemathesis needs Python 3.11", allow_module_level=True)
 
 import schemathesis
+from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
 # For all routes together; each gets its part, what it leaves goes to the next.
-BUDGET_S = 20.0
-EXAMPLES = 40
+BUDGET_S = 7.0
+EXAMPLES = 25
+SESSION = "tea"
 FEW_TOKENS = {"num_predict": 2}
 # Where models come from and go to: a registry on this machine that nobody runs.
 NOWHERE = "127.0.0.1:9/library/nothing"
@@ -37,23 +39,53 @@ def fuzzed(tmp_path: Path) -> Iterator[RunningServer]:
         yield server
 
 
-def test_no_request_is_answered_by_500(fuzzed: RunningServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "is_whole"),
+    [
+        (GenerationMode.POSITIVE, True),
+        (GenerationMode.POSITIVE, False),
+        (GenerationMode.NEGATIVE, True),
+    ],
+    ids=["all fields", "some fields", "wrong types"],
+)
+def test_no_request_is_answered_by_500(
+    fuzzed: RunningServer, tmp_path: Path, mode: GenerationMode, is_whole: bool
+) -> None:
     page = fuzzed.http.get("/openapi.json").json()
+    if is_whole:
+        ask_for_all(page["components"]["schemas"])
     found = [each.ok() for each in schemathesis.openapi.from_dict(page).get_all_operations()
              if isinstance(each, Ok)]  # fmt: skip
     assert len(found) == sum(len(methods) for methods in page["paths"].values())
     deadline = time.monotonic() + BUDGET_S
+    if mode is GenerationMode.NEGATIVE:  # only what has types can have wrong ones
+        found = [each for each in found if "application/json" in takes(page, each)]
     for number, operation in enumerate(found):
         add_endless_model(fuzzed.context.store, ENDLESS, tmp_path)  # one before may delete it
         now = time.monotonic()
-        fuzz(fuzzed, operation, now + max(deadline - now, 1.0) / (len(found) - number))
+        fuzz(fuzzed, operation, mode, now + max(deadline - now, 1.0) / (len(found) - number))
     assert fuzzed.http.get("/api/version").status_code == 200
 
 
-def fuzz(server: RunningServer, operation: Any, deadline: float) -> None:
+def takes(page: dict[str, Any], operation: Any) -> dict[str, Any]:
+    """The schemas of a route's body, by content type."""
+    declared: dict[str, Any] = page["paths"][operation.path][operation.method]
+    content: dict[str, Any] = declared.get("requestBody", {}).get("content", {})
+    return content
+
+
+def ask_for_all(schemas: dict[str, Any]) -> None:
+    """Most fields are optional and most names unknown: neither would be tried often."""
+    for name, schema in schemas.items():
+        if "." not in name:  # those inside take long to make up
+            schema["required"] = list(schema["properties"])
+            schema["additionalProperties"] = False
+
+
+def fuzz(server: RunningServer, operation: Any, mode: GenerationMode, deadline: float) -> None:
     num_tried = 0
 
-    @given(case=operation.as_strategy())
+    @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -66,6 +98,8 @@ def fuzz(server: RunningServer, operation: Any, deadline: float) -> None:
         nonlocal num_tried
         if num_tried and time.monotonic() > deadline:
             return
+        if num_tried % 3 and "session_id" in (case.path_parameters or {}):
+            case.path_parameters["session_id"] = SESSION
         if isinstance(case.body, dict):
             prepare(case.path, case.body, num_tried)
         num_tried += 1
