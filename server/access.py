@@ -33,7 +33,7 @@ _EXTENSION_SCHEMES = (
 _ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 _ALLOWED_HEADERS = ",".join(
     ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "OpenAI-Beta"]
-    + [SESSION_HEADER]
+    + [SESSION_HEADER, "X-Api-Key", "Anthropic-Version", "Anthropic-Beta"]
     + [
         f"X-Stainless-{name}"  # what OpenAI's client libraries send
         for name in (

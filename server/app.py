@@ -14,6 +14,7 @@ from starlette.responses import Response
 from rwkv_core.chat.prompt_format import load_prompt_formats
 from rwkv_core.errors import AnserError
 from server.access import CrossOrigin, HostCheck, RequestLog
+from server.api_keys import ApiKeyCheck
 from server.context import ServerContext
 from server.demo_model import ensure_demo_model
 from server.error_shapes import error_json
@@ -23,6 +24,7 @@ from server.model_manager import ModelManager
 from server.pruning import remove_forgotten_blobs
 from server.registry.partial_file import remove_stale_partials
 from server.registry.registry import Registry
+from server.request_limits import BodyLimit
 from server.routes import (
     anthropic,
     chat,
@@ -94,6 +96,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_no_route)
     app.add_exception_handler(Exception, _answer_error)
     # The last one added is the first one a request meets.
+    if settings.api_keys:
+        app.add_middleware(ApiKeyCheck, keys=settings.api_keys)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_request_size, timeout_s=settings.request_timeout_s
+    )
     if settings.listens_on_loopback:
         app.add_middleware(HostCheck)
     app.add_middleware(CrossOrigin, origins=settings.allowed_origins)
@@ -106,7 +113,7 @@ def _tidy(store: Store, settings: Settings) -> None:
     """What nobody needs goes, before anyone asks for anything."""
     store.remove_leftovers()
     remove_stale_partials(store)
-    if settings.prunes_blobs:
+    if not settings.no_prune:
         try:
             remove_forgotten_blobs(store)
         except (StoreError, OSError) as error:

@@ -23,13 +23,15 @@ from server.stored_model import ForeignModelError, StoredModel, open_model
 
 # Creates that run at once; more would only take the disk and the processors from each other.
 _MAX_CREATING = 2
+# Bytes that are parsed in a few milliseconds; more is done beside the event loop, one at a time.
+_LARGE_BODY = 256_000
 
 _Model = TypeVar("_Model", bound=GoModel)
 
 
 @dataclass(frozen=True)
 class ServerContext:
-    """The parts of a running server."""
+    """The parts of a running server. `large_bodies` is held by who parses one."""
 
     settings: Settings
     store: Store
@@ -37,6 +39,7 @@ class ServerContext:
     sessions: Sessions
     registry: Registry
     creating: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CREATING))
+    large_bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     async def find_model(self, name: str) -> StoredModel:
         """The stored model that a client calls `name`.
@@ -74,4 +77,9 @@ async def read_request(request: Request, kind: type[_Model]) -> _Model:
         body = await request.body()
     except ClientDisconnect:
         raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
-    return decode(kind, parse_body(body))
+    if len(body) <= _LARGE_BODY:
+        return decode(kind, parse_body(body))
+    async with context_of(
+        request
+    ).large_bodies:  # as lists, such a body may take twenty times its size
+        return await asyncio.to_thread(lambda: decode(kind, parse_body(body)))

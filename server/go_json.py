@@ -11,6 +11,12 @@ from server.errors import TOO_DEEP, ApiError
 from server.go_text import go_quote
 
 _MAX_INT = 2**63 - 1
+# The scanner for the words of an error takes a second for 3 MB.
+_MAX_SCANNED = 1 << 20
+# Each list or object takes twenty times its "[]," in memory, and nothing else runs meanwhile. In
+# text they are counted, too: 16 MB of source code have fewer.
+_MAX_BRACKETS = 500_000
+_MAX_SHOWN_DIGITS = 100
 _SPACE = " \t\r\n"
 _STRING_RUN = re.compile(r'[^"\\\x00-\x1f]*')
 _DIGITS = re.compile(r"[0-9]*")
@@ -24,13 +30,17 @@ def parse_body(body: bytes) -> Any:
     """The first JSON value in `body`; what follows it is ignored. Raises ApiError (400)."""
     if not body.strip(_SPACE.encode()):
         raise ApiError(400, "missing request body")
+    if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
+        raise ApiError(413, f"request body too large: more than {_MAX_BRACKETS} '[' and '{{'")
     text = body.decode("utf-8", errors="replace")
     try:
         value, _ = _DECODER.raw_decode(text.lstrip(_SPACE))
         return _replace_surrogates(value) if _SURROGATE_ESCAPE.search(body) else value
     except RecursionError:
         raise ApiError(400, TOO_DEEP) from None
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
+        if len(body) > _MAX_SCANNED:
+            raise ApiError(400, f"invalid JSON at character {error.pos}: {error.msg}") from None
         raise ApiError(400, _SyntaxScanner(body).describe()) from None
 
 
@@ -45,7 +55,8 @@ def _parse_int(digits: str) -> int | float:
 def _parse_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise ApiError(400, f"json: cannot unmarshal number {digits} into Go value of type float64")
+        shown = digits if len(digits) <= _MAX_SHOWN_DIGITS else f"{digits[:_MAX_SHOWN_DIGITS]}..."
+        raise ApiError(400, f"json: cannot unmarshal number {shown} into Go value of type float64")
     return value
 
 

@@ -7,7 +7,7 @@ import binascii
 import re
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from rwkv_core.chat.messages import Think
 from server.durations import DurationError, keep_alive_ns
@@ -58,8 +58,24 @@ def _read_property_type(value: Any) -> Any:
 
 Image = Annotated[str, BeforeValidator(_read_image), GoType("[]uint8")]
 Images = Annotated[list[Image], GoType("[]api.ImageData")]
-KeepAlive = Annotated[int, BeforeValidator(_read_keep_alive), GoType("api.Duration")]
-ThinkValue = Annotated[Think, BeforeValidator(_read_think), GoType("api.ThinkValue")]
+KeepAlive = Annotated[
+    int,
+    BeforeValidator(_read_keep_alive),
+    GoType("api.Duration"),
+    WithJsonSchema({"type": ["number", "string"], "examples": [300, "5m", -1]}),
+]
+PropertyType = Annotated[
+    list[str],
+    BeforeValidator(_read_property_type),
+    GoType("[]string"),
+    WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}}),
+]
+ThinkValue = Annotated[
+    Think,
+    BeforeValidator(_read_think),
+    GoType("api.ThinkValue"),
+    WithJsonSchema({"enum": [True, False, *_THINK_LEVELS]}),
+]
 
 
 class ToolCallFunction(GoModel):
@@ -96,9 +112,7 @@ class ToolProperty(GoModel):
 
     go_name: ClassVar[str] = "ToolProperty"
     anyOf: list[ToolProperty] = Field(default_factory=list)
-    type: Annotated[list[str], BeforeValidator(_read_property_type), GoType("[]string")] = Field(
-        default_factory=list
-    )
+    type: PropertyType = Field(default_factory=list)
     items: Any = None
     description: str = ""
     enum: list[Any] = Field(default_factory=list)
@@ -132,7 +146,7 @@ class Tool(GoModel):
     go_name: ClassVar[str] = "Tool"
     type: str = ""
     items: Any = None
-    function: ToolFunction = ToolFunction()
+    function: ToolFunction = Field(default_factory=ToolFunction)
 
 
 class InferenceRequest(GoModel):

@@ -27,11 +27,14 @@ from rwkv_core.bench.process import Listener
 from rwkv_core.bench.results import QualityResult, SpeedResult
 from rwkv_core.bench.runs import measure_quality, measure_speed
 from rwkv_core.bench.tables import Table, quality_notes, quality_table, speed_notes, speed_table
+from server.cli.bench_arguments import DESCRIPTION, add_arguments
 from server.cli.bench_status import Status
 from server.cli.create import sigterm_as_exception
 from server.cli.errors import CommandError
 from server.settings import Settings
 from server.store import Store
+
+__all__ = ["DESCRIPTION", "BenchModel", "add_arguments", "execute"]
 
 
 class _Mode(Enum):

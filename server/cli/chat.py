@@ -24,6 +24,7 @@ class Chat:
     options: dict[str, ParameterValue] = field(default_factory=dict)
     think: bool | str | None = None  # None leaves it to the server: on where the model can
     keep_alive: int | str | None = None
+    format: Any = None  # "json", a schema, or None for free text
     hides_thinking: bool = False
     is_verbose: bool = False
     wraps_words: bool = True
@@ -40,6 +41,21 @@ class Chat:
             body["think"] = self.think
         if self.keep_alive is not None:
             body["keep_alive"] = self.keep_alive
+        if self.format is not None:
+            body["format"] = self.format
+        return body
+
+    def saved_as(self, name: str, info: Json) -> dict[str, Any]:
+        """The body of a create request: this model, as `info` shows it, with what was set and said
+        here.
+        """
+        body: dict[str, Any] = {"model": name, "from": self.model}
+        if self.system:
+            body["system"] = self.system
+        if self.options:
+            body["parameters"] = self.options
+        if self.turns:
+            body["messages"] = [*(info.get("messages") or []), *self.turns]
         return body
 
     def ask(self, client: Client, text: str, out: TextIO, notes: TextIO) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from server import loopback
+from server.cli.authorization import authorization
 from server.cli.errors import CommandError, ConnectionLostError, ServerError
 
 Json = Mapping[str, Any]
@@ -28,6 +29,7 @@ class Client:
         try:
             self._http = httpx.Client(
                 base_url=url,
+                headers=authorization(),
                 timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
                 # A proxy of the environment is for the internet, never for this machine.
                 trust_env=not is_loopback(url),
@@ -162,4 +164,6 @@ def _error_of(response: httpx.Response) -> ServerError:
         message = str(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         message = f"the server answered {response.status_code} {response.reason_phrase}"
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        message += "; set ANSER_API_KEY to one"
     return ServerError(message, response.status_code)

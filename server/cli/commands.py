@@ -1,4 +1,4 @@
-"""The commands inside the chat: `/set`, `/show`, `/load`, `/clear`, `/?`, `/bye`."""
+"""The commands inside the chat: `/set`, `/show`, `/load`, `/save`, `/clear`, `/?`, `/bye`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Available Commands:
   /set            Set session variables
   /show           Show model information
   /load <model>   Load another model and begin anew
+  /save <model>   Save this session as a model
   /clear          Clear session context
   /bye            Exit
   /?, /help       Help for a command
@@ -35,6 +36,8 @@ Available Commands:
   /set nohistory         Disable history
   /set wordwrap          Enable wordwrap
   /set nowordwrap        Disable wordwrap
+  /set format json       Answer in JSON
+  /set noformat          Answer in free text
   /set verbose           Show timings after each reply
   /set quiet             Show no timings
 """
@@ -52,6 +55,7 @@ Available keyboard shortcuts:
   Ctrl + c   Stop the reply
   Ctrl + d   Exit (/bye)
   Ctrl + l   Clear the screen
+  Ctrl + g   Write the message in an editor ($OLLAMA_EDITOR, $VISUAL or $EDITOR)
   Ctrl + r   Search the history
   Ctrl + a, Ctrl + e   Move to the beginning, the end of the line
   Alt + b, Alt + f     Move back, forward one word
@@ -80,6 +84,7 @@ class Commands:
             "/set": self._set,
             "/show": self._show,
             "/load": self._load,
+            "/save": self._save,
             "/clear": self._clear,
             "/help": self._help,
             "/?": self._help,
@@ -88,6 +93,8 @@ class Commands:
             "parameter": self._set_parameter,
             "think": self._set_think,
             "nothink": self._set_nothink,
+            "format": self._set_format,
+            "noformat": self._set_noformat,
         }
 
     def run(self, line: str) -> bool:
@@ -126,6 +133,19 @@ class Commands:
         self._chat.turns.clear()
         if self._chat.think and not can_think(self._client.show(words[0])):
             self._chat.think = None
+
+    def _save(self, words: Sequence[str]) -> None:
+        if len(words) != 1:
+            print("Usage:\n  /save <modelname>")
+            return
+        try:
+            info = self._client.show(self._chat.model)
+            for _ in self._client.create(self._chat.saved_as(words[0], info)):
+                pass
+        except ServerError as error:
+            print(f"Couldn't save model '{words[0]}': {error}")
+            return
+        print(f"Created new model '{words[0]}'")
 
     def _show(self, words: Sequence[str]) -> None:
         if not words:
@@ -176,6 +196,17 @@ class Commands:
             return
         self._chat.think = level or True
         print(f"Set 'think' mode to '{level}'." if level else "Set 'think' mode.")
+
+    def _set_format(self, words: Sequence[str]) -> None:
+        if list(words) != ["json"]:
+            print("Invalid or missing format. For 'json' mode use '/set format json'")
+            return
+        self._chat.format = "json"
+        print("Set format to 'json' mode.")
+
+    def _set_noformat(self, _: Sequence[str]) -> None:
+        self._chat.format = None
+        print("Disabled format.")
 
     def _set_nothink(self, _: Sequence[str]) -> None:
         self._chat.think = False

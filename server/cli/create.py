@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from server.cli import argument_types
 from server.cli.errors import CommandError
 from server.cli.models import is_this_machine, server_of
 from server.cli.remote_create import create_remotely
@@ -20,6 +21,44 @@ from server.modelfile import Command, Modelfile, ModelfileError, decode_modelfil
 from server.names import InvalidNameError, ModelName
 from server.settings import Settings
 from server.store import Store
+
+DESCRIPTION = """\
+Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models). Where
+$OLLAMA_HOST names another machine, its files are sent there, and the server there makes it.
+
+FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
+to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, TEMPLATE, MESSAGE
+and LICENSE may follow, and ADAPTER with a tuned initial state (a time_state file, .pth or
+safetensors). A server need not run; one that runs answers the next request with the new model,
+and forgets one of that name that was in its memory as it would forget any that is not used.
+
+TYPE, from the largest to the smallest: q8_0, q6_k, q5_1, q5_k_m, q5_0, q4_k_m, q4_0.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the new model, with or without a :tag")
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument(
+        "-f",
+        "--file",
+        metavar="MODELFILE",
+        default="Modelfile",
+        help="default: ./Modelfile; - is stdin",
+    )
+    sources.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE|NAME",
+        type=argument_types.model_name,
+        help="as a Modelfile with only this FROM",
+    )
+    parser.add_argument(
+        "--adapter", metavar="FILE", help="a tuned initial state, as an ADAPTER line names it"
+    )
+    parser.add_argument(
+        "-q", "--quantize", metavar="TYPE", help="store the weights with fewer bits, as TYPE"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:

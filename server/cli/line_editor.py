@@ -12,6 +12,7 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 BLOCK_QUOTES = '"""'
 _BLOCK_COMMAND = "/set system "
@@ -21,13 +22,17 @@ _GREY = "ansibrightblack"
 class LineEditor:
     """Reads what the user types; a line that opens a block is followed by more until it closes."""
 
-    def __init__(self, history_path: Path) -> None:
+    def __init__(self, history_path: Path, editor: str = "") -> None:
+        """`editor` is the command that Ctrl-G starts; "" leaves it to $VISUAL and $EDITOR."""
+        if editor:
+            os.environ["VISUAL"] = editor  # where prompt_toolkit looks
         self._history = _History(history_path)
         self._session: PromptSession[str] = PromptSession(
             ">>> ",
             history=self._history,
             multiline=Condition(lambda: is_open_block(get_app().current_buffer.text)),
             prompt_continuation="... ",
+            key_bindings=_keys(),
             placeholder=FormattedText([(_GREY, "Send a message (/? for help)")]),
         )
 
@@ -37,6 +42,16 @@ class LineEditor:
 
     def keep_history(self, is_kept: bool) -> None:
         self._history.is_kept = is_kept
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("c-g")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
+    return keys
 
 
 class _History(FileHistory):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from server.cli import argument_types
 from server.cli.client import Client, Json
 from server.cli.human import human_age, human_bytes
 from server.cli.models import is_this_machine, no_server
@@ -32,6 +33,24 @@ class Row:
     digest: str
     size: int
     modified_s: float  # since 1970
+
+
+DESCRIPTION = """\
+List the models of the server at $OLLAMA_HOST, the newest first. Where none answers on this
+machine, those in $OLLAMA_MODELS (~/.anser/models) are listed.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prefix",
+        metavar="PREFIX",
+        type=argument_types.model_name,
+        nargs="?",
+        default="",
+        help="of the names",
+    )
+    argument_types.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:

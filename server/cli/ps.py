@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 
+from server.cli import argument_types
 from server.cli.client import Json
 from server.cli.human import human_bytes, human_until
 from server.cli.list import ID_LENGTH
@@ -15,6 +16,16 @@ from server.cli.table import print_table
 from server.settings import Settings
 
 _HEADER = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+
+
+DESCRIPTION = """\
+List the models that the server at $OLLAMA_HOST has in memory, the longest to live first.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="of the names")
+    argument_types.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:

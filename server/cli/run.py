@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
+from server.cli import argument_types
 from server.cli.chat import Chat
 from server.cli.client import Client, Json
 from server.cli.commands import Commands, can_think
@@ -19,15 +19,53 @@ from server.settings import Settings
 _INTERRUPTED = 130
 
 
+DESCRIPTION = """\
+Chat with a model. With a PROMPT, or with text on standard input, answer that and leave.
+A model that is not there is pulled first.
+
+Talks to the server at $OLLAMA_HOST; where none answers on this machine, one is started
+on a free port and ended with the chat. Its log is ~/.anser/logs/server.log.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", type=argument_types.model_name, help="as `anser list` shows it"
+    )
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", default=[], help="what to ask")
+    parser.add_argument(
+        "--think",
+        metavar="LEVEL",
+        type=argument_types.think,
+        help="think first: --think, --think=low|medium|high|max, or --think=false",
+    )
+    parser.add_argument("--hidethinking", action="store_true", help="do not show the thoughts")
+    parser.add_argument("--verbose", action="store_true", help="show timings after each reply")
+    parser.add_argument(
+        "--keepalive",
+        metavar="DURATION",
+        type=argument_types.keep_alive,
+        help="how long the model stays in memory afterwards: 5m, 1h30m, seconds, -1 for ever",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="json|SCHEMA",
+        type=argument_types.reply_format,
+        help="answer in JSON, or in JSON of this schema",
+    )
+    parser.add_argument("--nowordwrap", action="store_true", help="do not wrap lines at words")
+
+
 def execute(arguments: argparse.Namespace) -> int:
     prompt = _read_prompt(arguments.prompt)
     is_chat = not arguments.prompt and sys.stdin.isatty() and sys.stdout.isatty()
-    with connected(Settings.from_environment()) as client:
+    settings = Settings.from_environment()
+    with connected(settings) as client:
         info = _find_model(client, arguments.model)
         chat = _begin(arguments, info)
         if is_chat:
             _show_messages(chat, info)
-            _converse(client, chat)
+            _converse(client, chat, settings)
         elif prompt.strip():
             return 0 if chat.ask(client, prompt, sys.stdout, sys.stderr) else _INTERRUPTED
         else:
@@ -49,6 +87,7 @@ def _begin(arguments: argparse.Namespace, info: Json) -> Chat:
         arguments.model,
         think=arguments.think,
         keep_alive=arguments.keepalive,
+        format=arguments.format,
         hides_thinking=arguments.hidethinking,
         is_verbose=arguments.verbose,
         wraps_words=not arguments.nowordwrap,
@@ -84,15 +123,15 @@ def _show_messages(chat: Chat, info: Json) -> None:
             print()
 
 
-def _converse(client: Client, chat: Chat) -> None:
+def _converse(client: Client, chat: Chat, settings: Settings) -> None:
     """Read and answer until the user leaves. An error of the server ends a reply, not the chat."""
     # Imported here: one question needs no editor, and not its tenth of a second.
     from server.cli.line_editor import LineEditor, strip_block  # noqa: PLC0415
 
     with Spinner(sys.stderr):
         client.load(chat.request())
-    editor = LineEditor(anser_folder() / "history")
-    editor.keep_history(not os.environ.get("OLLAMA_NOHISTORY"))
+    editor = LineEditor(anser_folder() / "history", settings.editor)
+    editor.keep_history(settings.keeps_history)
     commands = Commands(chat, client, editor)
     while True:
         try:

@@ -7,20 +7,77 @@ import os
 import signal
 import socket
 import tempfile
+import textwrap
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from server.cli.errors import CommandError
-from server.settings import Settings
+from server.settings.model import SettingsError
+from server.settings.sources import Given, read_settings
+from server.settings.table import FILE_VARIABLE, SETTINGS, Kind, Setting
+
+DESCRIPTION = f"""\
+Serve Ollama's API until Ctrl-C. A flag goes before a variable of the environment, that before a
+line of the file: --config FILE, ${FILE_VARIABLE}, or ~/.anser/server.toml. The file
+configs/server.toml documents every setting. Each is shown with its variable and its present value.
+"""
 
 _BACKLOG = 2048
+_WIDTH = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    try:
+        given: Mapping[str, Given] = read_settings().given
+    except SettingsError as error:  # the help must be there to read all the same
+        given = {}
+        parser.epilog = f"The present values are not shown: {error}"
+    parser.add_argument("--config", metavar="FILE", default="", help="file of settings")
+    for setting in SETTINGS:
+        about = f"{setting.help}. {_present(setting, given)}"
+        if setting.flag and setting.kind is Kind.SWITCH:
+            parser.add_argument(
+                setting.flag,
+                dest=setting.key,
+                nargs="?",
+                const="1",
+                metavar="0|1",
+                help=about.replace("%", "%%"),
+            )
+        elif setting.flag:
+            parser.add_argument(
+                setting.flag,
+                dest=setting.key,
+                metavar=setting.metavar,
+                help=about.replace("%", "%%"),
+            )
+        else:
+            parser.description = f"{parser.description}\n{textwrap.fill(about, _WIDTH)}\n"
+    # For `anser run`: print the address alone, end when standard input does.
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+
+
+def _present(setting: Setting, given: Mapping[str, Given]) -> str:
+    """The setting's variable, with its value and who gave it."""
+    if setting.key not in given:
+        return setting.variable
+    found = given[setting.key]
+    text = found.text or "none"
+    if setting.is_secret and found.text:
+        text = "set"
+    return f"{setting.variable} = {text} ({found.origin.value})"
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Serve until a signal. A wrong address or folder is an error before anything loads."""
     _leave_on_signals()
-    settings = Settings.from_environment()
+    flags = {each.key: getattr(arguments, each.key) for each in SETTINGS if each.flag}
+    settings = read_settings(
+        {key: text for key, text in flags.items() if text}, file=arguments.config
+    ).settings
+    os.environ.update(settings.engine_variables)
     check_models_folder(settings.models)
     with listen(settings.host, settings.port) as listener:
         settings = replace(settings, port=listener.getsockname()[1])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from server.cli import argument_types
 from server.cli.chat import Chat
 from server.cli.client import Json
 from server.cli.errors import CommandError
@@ -19,6 +20,34 @@ _NAME_WIDTH = 30  # of parameter names, as the server pads them
 _NUM_HEAD_LINES = 2
 _LIST_WIDTH = 10  # of the part of a long list that is shown
 _TOPICS_WITH_LINE_END = ("license", "modelfile", "parameters")
+
+
+DESCRIPTION = """\
+Show what a model is: a table, or one of its texts.
+
+A server that answers at $OLLAMA_HOST (127.0.0.1:11434) does it; where none answers on this
+machine, it is done in $OLLAMA_MODELS (~/.anser/models).
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", type=argument_types.model_name, help="as `anser list` shows it"
+    )
+    for topic, help in (
+        ("license", "its license"),
+        ("modelfile", "a Modelfile that makes it again"),
+        ("parameters", "its parameters"),
+        ("system", "its system message"),
+        ("template", "its prompt template"),
+    ):
+        parser.add_argument(
+            f"--{topic}", dest="topics", action="append_const", const=topic, help=f"only {help}"
+        )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="its metadata and tensors, too"
+    )
+    argument_types.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+from server.cli import argument_types
 from server.cli.errors import CommandError, ServerError
 from server.cli.models import server_of
 from server.settings import Settings
+
+DESCRIPTION = """\
+Take a model out of the server's memory, when the replies that it is giving have ended.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", type=argument_types.model_name, help="as `anser ps` shows it"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -13,12 +13,15 @@ from dataclasses import replace
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 
 from server.app import create_app
 from server.cli.allocator import keep_heap_small
+from server.http_protocol import protocol_with_timeout
 from server.logs import configure_logging
 from server.settings import Settings
+from server.settings.sources import remarks
+
+log = logging.getLogger("anser.server")
 
 # How long replies in flight get to send their last line.
 _GRACE_S = 1
@@ -34,8 +37,12 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     Returns whether it served at all; why it did not is in the log then.
     """
     configure_logging(is_debug=settings.is_debug)
+    if not (settings.listens_on_loopback or settings.api_keys):
+        log.warning("everyone who reaches this address may call; ANSER_API_KEY keeps others out")
+    for remark in remarks():
+        log.info("%s", remark)
     keep_heap_small()
-    server = _Server(create_app(settings), _announcement(settings, is_child))
+    server = _Server(settings, _announcement(settings, is_child))
     if is_child:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     server.run(sockets=[listener])
@@ -45,10 +52,13 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
 class _Server(uvicorn.Server):
     """uvicorn, saying one line when it listens, and stopping generations before it stops itself."""
 
-    def __init__(self, app: FastAPI, announcement: str) -> None:
+    def __init__(self, settings: Settings, announcement: str) -> None:
+        app = create_app(settings)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol_with_timeout(settings.request_timeout_s),
+                ws="none",
                 log_config=None,
                 access_log=False,  # the application logs its requests itself
                 timeout_keep_alive=_KEEP_CONNECTION_S,

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
 from server.inference import check_able
+from server.openapi import takes
 from server.options import Options
 from server.prompts import Prompt, chat_prompt
 from server.replies import Chat, chat_options, chat_reply, check_chat_request
@@ -26,7 +27,7 @@ from server.wire import Json, chat_debug, chat_done, chat_json
 router = APIRouter()
 
 
-@router.post("/api/chat")
+@router.post("/api/chat", openapi_extra=takes(ChatRequest))
 async def chat(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, ChatRequest)

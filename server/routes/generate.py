@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
 from server.errors import ApiError
+from server.openapi import takes
 from server.options import Options
 from server.replies import (
     check_generate_request,
@@ -27,7 +28,7 @@ from server.wire import Json, generate_debug, generate_done, generate_json
 router = APIRouter()
 
 
-@router.post("/api/generate")
+@router.post("/api/generate", openapi_extra=takes(GenerateRequest))
 async def generate(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, GenerateRequest)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from server.context import context_of, read_request
 from server.errors import ApiError
+from server.openapi import takes
 from server.schemas import ShowRequest
 from server.show import show_json
 from server.stored_model import list_models
@@ -26,7 +27,7 @@ async def tags(request: Request) -> Response:
     return json_response({"models": [listed_model(model) for model in models]})
 
 
-@router.post("/api/show")
+@router.post("/api/show", openapi_extra=takes(ShowRequest))
 async def show(request: Request) -> Response:
     asked = await read_request(request, ShowRequest)
     name = asked.model or asked.name

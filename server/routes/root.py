@@ -1,12 +1,17 @@
-"""`/` and `/api/version`: what clients ask first to see whether a server is there."""
+"""`/`, `/api/version`, `/openapi.json`: whether a server is there, and what it can be asked."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import asyncio
+from functools import cache
+
+from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
+from server.openapi import openapi_page
 from server.streaming import json_response
 from server.version import OLLAMA_VERSION
+from server.wire import Json
 
 router = APIRouter()
 
@@ -15,6 +20,16 @@ router = APIRouter()
 async def root() -> Response:
     # Clients look for these very words.
     return PlainTextResponse("Ollama is running")
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    return json_response(await asyncio.to_thread(_page, request.app))
+
+
+@cache
+def _page(app: FastAPI) -> Json:
+    return openapi_page(app)
 
 
 @router.api_route("/api/version", methods=["GET", "HEAD"])

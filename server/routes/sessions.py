@@ -15,6 +15,7 @@ from rwkv_core.cache.state_file import EncodedState
 from server.context import ServerContext, context_of, read_request
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of
 from server.names import ModelName
+from server.openapi import takes, uploads
 from server.schemas import ForkRequest
 from server.sessions.forgetting import forget_states
 from server.sessions.ids import check_id, new_id
@@ -65,7 +66,7 @@ async def delete(request: Request, session_id: str) -> Response:
     return Response()
 
 
-@router.post("/api/sessions/{session_id}/fork")
+@router.post("/api/sessions/{session_id}/fork", openapi_extra=takes(ForkRequest, required=False))
 async def fork(request: Request, session_id: str) -> Response:
     check_id(session_id)
     is_empty = not (await _body(request)).strip()
@@ -90,7 +91,7 @@ async def get_state(request: Request, session_id: str) -> Response:
     return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
 
 
-@router.put("/api/sessions/{session_id}/state")
+@router.put("/api/sessions/{session_id}/state", openapi_extra=uploads())
 async def put_state(request: Request, session_id: str) -> Response:
     context = context_of(request)
     check_id(session_id)

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.app import create_app
+from server.openapi import openapi_page
 from server.settings import Settings
 from tests.tools.running_server import RunningServer, running, wait_until
 
@@ -126,3 +128,35 @@ def test_errors_carry_the_origin_too(server: RunningServer) -> None:
     )
     assert response.status_code == 404
     assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+def routes_that_change_something() -> list[tuple[str, str]]:
+    page = openapi_page(create_app(Settings(device="cpu")))
+    return [
+        (method.upper(), path.replace("{", "").replace("}", ""))
+        for path, operations in page["paths"].items()
+        for method in operations
+        if method not in ("get", "head")
+    ]
+
+
+@pytest.mark.parametrize(("method", "path"), routes_that_change_something())
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
+def test_no_page_changes_anything_without_a_preflight(
+    server: RunningServer, method: str, path: str, content_type: str
+) -> None:
+    """What browsers send without asking first has an Origin, and that is enough to refuse it."""
+    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example:11434"):
+        headers = {"Origin": origin, "Content-Type": content_type}
+        response = server.http.request(method, path, content=b'{"model": "x"}', headers=headers)
+        assert (response.status_code, response.content) == (403, b"")
+    own = {"Origin": server.url, "Content-Type": content_type}
+    response = server.http.request(method, path, content=b'{"model": "x"}', headers=own)
+    assert response.status_code != 403
+
+
+def test_a_page_that_gave_its_own_name_this_address(server: RunningServer) -> None:
+    """Its requests are of one origin to the browser: only the name gives them away."""
+    headers = {"Host": "evil.example:11434", "Origin": "http://evil.example:11434"}
+    response = server.http.post("/api/generate", json={"model": "x"}, headers=headers)
+    assert (response.status_code, response.content) == (403, b"")

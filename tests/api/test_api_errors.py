@@ -37,7 +37,7 @@ def test_the_version_is_a_number_that_clients_accept(server: RunningServer) -> N
         ("GET", "/api/nothing", 404),
         ("POST", "/nothing", 404),
         ("GET", "/docs", 404),
-        ("GET", "/openapi.json", 404),
+        ("GET", "/redoc", 404),
         ("POST", "/api/shutdown", 404),
         ("POST", "/api/me", 404),
         ("GET", "/api/chat", 405),

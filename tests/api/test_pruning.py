@@ -132,15 +132,15 @@ def test_the_server_does_it_unless_it_is_told_not_to(tmp_path: Path, is_pruned: 
     store = Store(tmp_path / "models")
     (old,) = add(store, "old")
     os.utime(store.blob_path(old.digest), (0, 0))
-    settings = Settings(models=store.root, device="cpu", prunes_blobs=is_pruned)
+    settings = Settings(models=store.root, device="cpu", no_prune=not is_pruned)
     with running(settings):
         assert has(store, old) == [not is_pruned]
 
 
 def test_the_variable() -> None:
-    assert Settings.from_environment({}).prunes_blobs
-    assert not Settings.from_environment({"OLLAMA_NOPRUNE": "1"}).prunes_blobs
-    assert Settings.from_environment({"OLLAMA_NOPRUNE": "false"}).prunes_blobs
+    assert not Settings.from_environment({}).no_prune
+    assert Settings.from_environment({"OLLAMA_NOPRUNE": "1"}).no_prune
+    assert not Settings.from_environment({"OLLAMA_NOPRUNE": "false"}).no_prune
 
 
 def test_a_store_that_is_not_there_is_left_alone(store: Store) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,9 +79,10 @@ def bare(tmp_path: Path) -> Anser:
 
 
 @contextmanager
-def running_server(anser: Anser) -> Iterator[Anser]:
+def running_server(anser: Anser, changes: Mapping[str, str] | None = None) -> Iterator[Anser]:
     """`anser serve` on a free port; the Anser to reach it with."""
-    process = Anser(anser.home, anser.models, "127.0.0.1:0").start("serve")
+    here = Anser(anser.home, anser.models, "127.0.0.1:0")
+    process = here.start("serve", changes=changes)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.cli.conftest import running_server
 from tests.tools.anser_command import Anser, Terminal
 
 CHATTY, ENDLESS, SHORT = "rwkv7-g1-chatty", "rwkv7-g1-endless", "rwkv7-g1-short"
@@ -259,3 +260,87 @@ def servers_at_home(home: Path) -> list[int]:
 
 def is_readable(descriptor: int, timeout_s: float) -> bool:
     return bool(select.select([descriptor], [], [], timeout_s)[0])
+
+
+def test_the_format_reaches_the_server(anser: Anser) -> None:
+    schema = '{"type": "object"}'
+    for given, sent in (("json", "json"), (schema, {"type": "object"})):
+        result = anser.run("run", SHORT, "--think=false", "--format", given, "Hello")
+        body = {"model": SHORT, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+        asked = {"think": False, "format": sent}
+        response = httpx.post(f"http://{anser.host}/api/chat", json=body | asked, timeout=None)
+        if response.status_code == 200:
+            assert result.stdout.strip() == response.json()["message"]["content"].strip()
+        else:
+            assert result.stderr == f"Error: {response.json()['error']}\n"
+    result = anser.run("run", SHORT, "--format", "yaml", "Hello")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert 'must be json or a JSON schema, not "yaml"' in result.stderr
+
+
+def test_the_format_in_a_chat(anser: Anser) -> None:
+    with begin(anser, SHORT) as terminal:
+        assert "Invalid or missing format." in enter(terminal, "/set format yaml")
+        assert "Set format to 'json' mode." in enter(terminal, "/set format json")
+        assert "Disabled format." in enter(terminal, "/set noformat")
+        assert words_of(enter(terminal, "Hello"))
+
+
+def test_a_session_is_saved_as_a_model(anser: Anser) -> None:
+    with begin(anser, SHORT, "--think=false") as terminal:
+        assert "/save <modelname>" in enter(terminal, "/save")
+        assert "Couldn't save model 'a//b'" in enter(terminal, "/save a//b")
+        page = httpx.get(f"http://{anser.host}/openapi.json").json()
+        if "/api/create" not in page["paths"]:
+            pytest.skip("this server has no /api/create yet")
+        enter(terminal, "/set system You are brief.")
+        enter(terminal, "/set parameter num_predict 5")
+        reply = enter(terminal, "Hello")
+        assert "Created new model 'saved'" in enter(terminal, "/save saved")
+        assert "num_predict" in enter(terminal, "/show parameters")
+    shown = httpx.post(f"http://{anser.host}/api/show", json={"model": "saved"}).json()
+    assert shown["system"] == "You are brief."
+    assert "num_predict" in shown["parameters"]
+    assert [each["role"] for each in shown["messages"]] == ["user", "assistant"]
+    assert words_of(shown["messages"][1]["content"]) == words_of(reply)
+
+
+def test_a_message_is_written_in_an_editor(anser: Anser, tmp_path: Path) -> None:
+    script = tmp_path / "editor"
+    script.write_text('#!/bin/sh\nprintf "Hello" > "$1"\n')
+    script.chmod(0o755)
+    (tmp_path / ".anser").mkdir()
+    (tmp_path / ".anser" / "server.toml").write_text(f'editor = "{script}"\n')
+    with begin(Anser(tmp_path, anser.models, anser.host), SHORT, "--think=false") as terminal:
+        terminal.send("\x07")
+        terminal.expect("Hello")
+        terminal.send("\r")
+        reply = terminal.expect(r"(w\d+ .*\s+)" + PROMPT)
+        assert words_of(reply) == words_of(answer(anser, "Hello", think=False)["content"])
+
+
+def test_a_reader_that_leaves_ends_the_reply(anser: Anser) -> None:
+    process = anser.start("run", ENDLESS, "Hello")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Thinking...\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 1
+    process.stderr.close()
+
+
+def test_the_key_of_the_environment_is_sent(anser: Anser, tmp_path: Path) -> None:
+    own = Anser(tmp_path, anser.models)
+    key = {"ANSER_API_KEY": "sesame,other"}
+    with running_server(own, key) as locked:
+        refused = locked.run("run", SHORT, "Hello")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "unauthorized" in refused.stderr
+        assert "set ANSER_API_KEY" in refused.stderr
+        for variable, value in (("ANSER_API_KEY", "other"), ("OLLAMA_API_KEY", "sesame")):
+            done = locked.run("run", SHORT, "--think=false", "Hello", changes={variable: value})
+            assert done.returncode == 0, done.stderr
+            assert words_of(done.stdout)
+    alone = own.run("run", SHORT, "--think=false", "Hello", changes=key)
+    assert alone.returncode == 0, alone.stderr  # a server of its own has the same key

@@ -126,3 +126,81 @@ def test_a_closed_pipe_is_no_traceback(anser: Anser) -> None:
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+def test_the_help_of_serve_shows_what_is_set_and_by_whom(tmp_path: Path) -> None:
+    anser = Anser(tmp_path, tmp_path / "models")
+    (tmp_path / ".anser").mkdir()
+    (tmp_path / ".anser" / "server.toml").write_text('keep_alive = "7m"\napi_key = ["sesame"]\n')
+    done = anser.run("serve", "--help", changes={"OLLAMA_MAX_QUEUE": "7"})
+    text = " ".join(done.stdout.split())
+    for words in (
+        "OLLAMA_KEEP_ALIVE = 7m (file)",
+        "OLLAMA_MAX_QUEUE = 7 (environment)",
+        "ANSER_DEVICE = auto (default)",
+        "ANSER_API_KEY = set (file)",
+    ):
+        assert words in text
+    assert "sesame" not in text
+    done = anser.run("serve", "--help", changes={"ANSER_DEVICE": "tpu"})
+    assert done.returncode == 0
+    assert 'The present values are not shown: ANSER_DEVICE="tpu"' in done.stdout
+
+
+def test_serve_takes_flags_and_a_file(anser: Anser, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('host = "127.0.0.1:1"\nstates = "off"\n')
+    here = Anser(tmp_path, anser.models, host="")
+    words = ("--config", str(file), "--host", "127.0.0.1:0", "--no-prune", "--threads", "1")
+    process = here.start("serve", *words)
+    assert process.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+    assert found is not None, process.communicate()
+    assert httpx.get(found[0]).text == "Ollama is running"
+    process.terminate()
+    process.communicate(timeout=PATIENCE_S)
+    assert not (tmp_path / ".anser" / "states").exists()
+    problem = one_line(here.run("serve", "--config", str(file), "--device", "tpu"), 1)
+    assert '--device="tpu"' in problem
+
+
+def test_help_of_a_command_in_both_ways(bare: Anser) -> None:
+    assert bare.run("help", "run").stdout == bare.run("run", "--help").stdout
+    assert bare.run("help").stdout == bare.run("--help").stdout
+    assert "'dance'" in one_line(bare.run("help", "dance"), 2)
+    assert bare.run("ls").stdout == bare.run("list").stdout
+
+
+@pytest.mark.parametrize("words", [("--help",), ("help", "serve"), ("completion", "bash")])
+def test_help_into_a_closed_pipe(bare: Anser, words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=bare.environment,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 1)
+
+
+def test_an_open_door_is_said_in_the_log(anser: Anser) -> None:
+    for host, key, is_warned in (
+        ("0.0.0.0:0", "", True),
+        ("0.0.0.0:0", "sesame", False),
+        ("127.0.0.1:0", "", False),
+    ):
+        here = Anser(anser.home, anser.models, host)
+        changes = {"ANSER_API_KEY": key, "OLLAMA_KV_CACHE_TYPE": "q8_0", "ANSER_DEVCIE": "cpu"}
+        process = here.start("serve", changes=changes)
+        assert process.stdout is not None
+        assert "Anser listens" in process.stdout.readline()
+        process.terminate()
+        _, log = process.communicate(timeout=PATIENCE_S)
+        assert ("ANSER_API_KEY keeps others out" in log) == is_warned
+        assert "OLLAMA_KV_CACHE_TYPE changes nothing" in log
+        assert "did you mean ANSER_DEVICE?" in log
+        assert "sesame" not in log

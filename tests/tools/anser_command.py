@@ -67,7 +67,7 @@ class Anser:
             check=False,
         )
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, changes: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*_COMMAND, *words],
             stdin=subprocess.DEVNULL,
@@ -75,7 +75,7 @@ class Anser:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.home,
-            env=self.environment,
+            env=self.environment | dict(changes or {}),
         )
 
     def terminal(self, *words: str) -> Terminal:

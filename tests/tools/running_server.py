@@ -15,6 +15,7 @@ import uvicorn
 from server.app import create_app
 from server.context import ServerContext
 from server.demo_model import DEMO_FILE
+from server.http_protocol import protocol_with_timeout
 from server.settings import Settings
 from tests.tools.waiting import TIMEOUT_S, wait_until
 
@@ -35,7 +36,7 @@ class RunningServer:
         app = create_app(settings)
         config = uvicorn.Config(
             app, host=settings.host, port=0, log_level="warning", access_log=False, ws="none",
-            timeout_graceful_shutdown=1,
+            http=protocol_with_timeout(settings.request_timeout_s), timeout_graceful_shutdown=1,
         )  # fmt: skip
         self.context: ServerContext = app.state.context
         self._server = uvicorn.Server(config)
