@@ -12,13 +12,14 @@ from server.anthropic.schemas import CountTokensRequest, MessagesRequest
 from server.anthropic.writer import MessageWriter
 from server.context import context_of, read_request
 from server.event_stream import answer
+from server.openapi import takes
 from server.replies import chat_reply, checked_chat, num_prompt_tokens
 from server.streaming import json_response, unless_gone
 
 router = APIRouter(prefix="/v1/messages")
 
 
-@router.post("")
+@router.post("", openapi_extra=takes(MessagesRequest))
 async def messages(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, MessagesRequest)
@@ -30,7 +31,7 @@ async def messages(request: Request) -> Response:
     return await answer(request, pieces, writer, stream=asked.stream)
 
 
-@router.post("/count_tokens")
+@router.post("/count_tokens", openapi_extra=takes(CountTokensRequest))
 async def count_tokens(request: Request) -> Response:
     asked = await read_request(request, CountTokensRequest)
     context = context_of(request)

@@ -19,6 +19,7 @@ from server.jobs import Json, only_last, run_job
 from server.manage_schemas import CreateRequest
 from server.manifests import DamagedModelError
 from server.names import ModelName
+from server.openapi import takes, uploads
 from server.store import DigestMismatchError
 from server.streaming import ReplyResponse
 from server.uploads import Upload, check_room
@@ -29,7 +30,7 @@ router = APIRouter()
 _WRITE_BYTES = 1 << 20
 
 
-@router.post("/api/create")
+@router.post("/api/create", openapi_extra=takes(CreateRequest))
 async def create(request: Request) -> Response:
     asked = await read_request(request, CreateRequest)
     name = check_request(asked)
@@ -55,7 +56,7 @@ async def has_blob(request: Request, digest: str) -> Response:
     return Response()
 
 
-@router.post("/api/blobs/{digest}")
+@router.post("/api/blobs/{digest}", openapi_extra=uploads())
 async def create_blob(request: Request, digest: str) -> Response:
     """The request's body is the blob, of any size that fits on the disk."""
     context = context_of(request)

@@ -19,6 +19,7 @@ from server.embeddings import (
     shortest_numbers,
 )
 from server.errors import ApiError, model_not_found
+from server.openapi import takes
 from server.options import read_options
 from server.stored_model import StoredModel
 from server.streaming import JSON_TYPE, json_response, to_json, unless_gone
@@ -27,7 +28,7 @@ from server.wire import Json, without_zeros
 router = APIRouter()
 
 
-@router.post("/api/embed")
+@router.post("/api/embed", openapi_extra=takes(EmbedRequest))
 async def embed(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, EmbedRequest)
@@ -41,7 +42,7 @@ async def embed(request: Request) -> Response:
     return StreamingResponse(pieces, media_type=JSON_TYPE.decode())
 
 
-@router.post("/api/embeddings")
+@router.post("/api/embeddings", openapi_extra=takes(EmbeddingRequest))
 async def embeddings(request: Request) -> Response:
     asked = await read_request(request, EmbeddingRequest)
     if not asked.model.strip():

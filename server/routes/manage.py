@@ -10,11 +10,12 @@ from starlette.responses import Response
 from server.context import context_of, read_request
 from server.manage_schemas import CopyRequest, DeleteRequest
 from server.model_changes import copy_model, delete_model
+from server.openapi import takes
 
 router = APIRouter()
 
 
-@router.post("/api/copy")
+@router.post("/api/copy", openapi_extra=takes(CopyRequest))
 async def copy(request: Request) -> Response:
     asked = await read_request(request, CopyRequest)
     context = context_of(request)
@@ -23,7 +24,7 @@ async def copy(request: Request) -> Response:
     return Response()
 
 
-@router.delete("/api/delete")
+@router.delete("/api/delete", openapi_extra=takes(DeleteRequest))
 async def delete(request: Request) -> Response:
     """Replies that the model is giving go on to their ends; then it leaves memory."""
     asked = await read_request(request, DeleteRequest)

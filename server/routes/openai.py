@@ -28,6 +28,7 @@ from server.openai.schemas import (
     CompletionRequest,
     EmbeddingsRequest,
 )
+from server.openapi import takes
 from server.replies import begin_generate, chat_reply, checked_chat
 from server.stored_model import list_models
 from server.streaming import JSON_TYPE, json_response, unless_gone
@@ -35,7 +36,7 @@ from server.streaming import JSON_TYPE, json_response, unless_gone
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", openapi_extra=takes(ChatCompletionRequest))
 async def chat_completions(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, ChatCompletionRequest)
@@ -45,7 +46,7 @@ async def chat_completions(request: Request) -> Response:
     return await answer(request, pieces, ChatWriter(asked), stream=asked.stream)
 
 
-@router.post("/completions")
+@router.post("/completions", openapi_extra=takes(CompletionRequest))
 async def completions(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, CompletionRequest)
@@ -53,7 +54,7 @@ async def completions(request: Request) -> Response:
     return await answer(request, pieces, CompletionWriter(asked), stream=asked.stream)
 
 
-@router.post("/responses")
+@router.post("/responses", openapi_extra=takes(ResponsesRequest))
 async def responses(request: Request) -> Response:
     start_ns = time.monotonic_ns()
     asked = await read_request(request, ResponsesRequest)
@@ -63,7 +64,7 @@ async def responses(request: Request) -> Response:
     return await answer(request, pieces, ResponsesWriter(asked), stream=asked.stream)
 
 
-@router.post("/embeddings")
+@router.post("/embeddings", openapi_extra=takes(EmbeddingsRequest))
 async def embeddings(request: Request) -> Response:
     asked = await read_request(request, EmbeddingsRequest)
     texts = embeddings_input(asked)

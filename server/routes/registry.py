@@ -13,6 +13,7 @@ from server.context import context_of, read_request
 from server.errors import ApiError
 from server.go_decode import GoModel
 from server.names import InvalidNameError, ModelName
+from server.openapi import takes
 from server.registry.address import registry_url
 from server.registry.progress import Json
 from server.registry.pull import pull
@@ -45,7 +46,7 @@ class PushRequest(TransferRequest):
     go_name: ClassVar[str] = "PushRequest"
 
 
-@router.post("/api/pull")
+@router.post("/api/pull", openapi_extra=takes(PullRequest))
 async def pull_model(request: Request) -> Response:
     asked = await read_request(request, PullRequest)
     text = asked.model or asked.name
@@ -54,7 +55,7 @@ async def pull_model(request: Request) -> Response:
     return _reply(pull(context_of(request).registry, name, url), asked)
 
 
-@router.post("/api/push")
+@router.post("/api/push", openapi_extra=takes(PushRequest))
 async def push_model(request: Request) -> Response:
     asked = await read_request(request, PushRequest)
     text = asked.model or asked.name
