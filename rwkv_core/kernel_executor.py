@@ -7,7 +7,6 @@ output is the same sequence of operations whatever the number of rows.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +18,18 @@ from rwkv_core import kernels
 from rwkv_core.checkpoint import StoredCheckpoint
 from rwkv_core.checkpoint.architecture import required_names
 from rwkv_core.checkpoint.base import main_type, output_major_shape
+from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
 from rwkv_core.config import ModelConfig
 from rwkv_core.executor import Segment
 from rwkv_core.formulas import is_matrix
-from rwkv_core.hidden_model import HiddenModel, SourceFile, set_embedding
-from rwkv_core.kernels.interface import Int32s, Native, NativeMatrix, NativeModel
+from rwkv_core.kernels.interface import Bytes, Int32s, Native, NativeMatrix, NativeModel
 from rwkv_core.state import State
 
 # The value matrix of a layer's channel mix: only its inputs are ever exactly zero.
 FFN_VALUE = "blocks.{layer}.ffn.value.weight"
+
+# Final hidden states are made of copies of so many states at a time.
+_TEXTS_OF_A_PASS = 8
 
 _HEAD_SIZES = (16, 32, 64, 128)
 
@@ -48,8 +50,6 @@ class KernelExecutor:
         *,
         type_name: str,
         num_weight_bytes: int,
-        matrices: dict[str, NativeMatrix],
-        source: SourceFile,
     ) -> None:
         self.device = torch.device("cpu")
         self.type_name = type_name
@@ -59,11 +59,7 @@ class KernelExecutor:
         self._n_layer = config.n_layer
         self._vocab_size = config.vocab_size
         self._by_columns: set[int] = set()  # layers that skip zero channels
-        self._config = config
-        self._matrices = matrices  # the model's own, by name: no memory but theirs
-        self._source = source
-        self._hidden: HiddenModel | None = None  # made when it is first asked for
-        self._making_hidden = threading.Lock()
+        self._width = config.n_embd
 
     @classmethod
     def load(
@@ -84,12 +80,13 @@ class KernelExecutor:
             config.group_norm_eps,
         )
         num_bytes = 0
-        matrices: dict[str, NativeMatrix] = {}
         for name in required_names(config.n_layer):
             if name == "emb.weight":
-                num_bytes += set_embedding(model, checkpoint)
+                packed = _packed_rows(checkpoint, name)
+                model.set_embedding(LAYOUTS[checkpoint.tensors[name].type_name].type_id, packed)
+                num_bytes += packed.nbytes
             elif is_matrix(name):
-                matrix = matrices[name] = _matrix(checkpoint, name)
+                matrix = _matrix(checkpoint, name)
                 model.set_matrix(name, matrix)
                 num_bytes += matrix.nbytes
             else:
@@ -103,8 +100,6 @@ class KernelExecutor:
             config,
             type_name=main_type(checkpoint),
             num_weight_bytes=num_bytes,
-            matrices=matrices,
-            source=SourceFile.of(checkpoint.path),
         )
 
     @property
@@ -150,17 +145,20 @@ class KernelExecutor:
         name = FFN_VALUE.format(layer=layer)
         matrix = _matrix(checkpoint, name, by_columns=True)
         self._model.replace_matrix(name, matrix)
-        self._matrices[name] = matrix
         self._by_columns.add(layer)
 
     def final_hidden(self, token_ids: Sequence[int], states: Sequence[State]) -> Tensor:
-        """See `Executor`. The first call takes the memory of another embedding."""
-        with self._making_hidden:
-            if self._hidden is None:
-                self._hidden = HiddenModel.read(
-                    self._native, self._config, self._matrices, self._source
-                )
-        return self._hidden.final_hidden(token_ids, states)
+        """See `Executor`."""
+        found = torch.empty(len(states), self._width)
+        for first in range(0, len(states), _TEXTS_OF_A_PASS):
+            part = slice(first, first + _TEXTS_OF_A_PASS)
+            copies = [state.clone() for state in states[part]]
+            rows = np.arange(len(copies) + 1, dtype=np.int32)
+            tokens = np.array(token_ids[part], np.int32)
+            kernels.forward(
+                self._model, tokens, rows, copies, rows[:-1].copy(), found[part], hidden=True
+            )
+        return found
 
     def zero_channels(self) -> tuple[int, int]:
         """How many hidden channels of the channel mixes were zero, of how many, since the reset."""
@@ -219,6 +217,16 @@ def _logits_rows(segments: Sequence[Segment], runs: Sequence[Run]) -> Int32s:
         num_wanted = min(segment.num_logits - num_behind, run.end - run.start)
         rows.extend(range(end - num_wanted, end))  # none where that is below 0
     return np.array(rows, np.int32)
+
+
+def _packed_rows(checkpoint: StoredCheckpoint, name: str) -> Bytes:
+    """A copy of the rows as they are stored: the file may change while they are in use."""
+    packed = np.empty(checkpoint.tensors[name].nbytes, np.uint8)
+    position = 0
+    for _, part in checkpoint.row_slices(name):
+        packed[position : position + part.size] = part
+        position += part.size
+    return packed
 
 
 def _matrix(checkpoint: StoredCheckpoint, name: str, *, by_columns: bool = False) -> NativeMatrix:

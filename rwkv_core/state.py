@@ -113,19 +113,6 @@ class State:
         rows = (part.unsqueeze(2).unbind(1) for part in parts)
         return [State(*row) for row in zip(*rows, strict=True)]
 
-    def first_layers(self, count: int) -> State:
-        """A view: what changes it changes this state."""
-        return State(self.time_shift[:count], self.channel_shift[:count], self.wkv[:count])
-
-    def last_layers(self, count: int) -> State:
-        """A view: what changes it changes this state."""
-        return State(self.time_shift[-count:], self.channel_shift[-count:], self.wkv[-count:])
-
-    def zero_(self) -> None:
-        """Forgets everything."""
-        for part in (self.time_shift, self.channel_shift, self.wkv):
-            part.zero_()
-
     def copy_(self, other: State) -> None:
         """Takes over the values of another state of the same sizes."""
         _copy(other.time_shift, self.time_shift)

@@ -137,18 +137,22 @@ def forward(
     tokens: Int32s,
     starts: Int32s,
     states: Sequence[State],
-    logits_rows: Int32s,
+    wanted_rows: Int32s,
     out: Tensor,
+    *,
+    hidden: bool = False,
 ) -> None:
-    """One pass over consecutive segments of `tokens`; see `NativeModel.forward`. Changes `states`.
+    """One pass over consecutive segments of `tokens`; see `NativeModel.forward`, or with `hidden`
+    its `forward_hidden`. Changes `states`.
 
     `states` are of batch size 1 and of the model's sizes, which `Model` has checked.
     """
     addresses: Int64s = np.array([state.addresses for state in states], np.int64)
-    logits: Floats = out.numpy()
-    if out.dtype != torch.float32 or not out.is_contiguous() or len(logits_rows) != len(out):
-        raise ValueError("logits go into contiguous rows of float32")
-    model.forward(tokens, starts, addresses, logits_rows, logits)
+    found: Floats = out.numpy()
+    if out.dtype != torch.float32 or not out.is_contiguous() or len(wanted_rows) != len(out):
+        raise ValueError("what is wanted goes into contiguous rows of float32")
+    run = model.forward_hidden if hidden else model.forward
+    run(tokens, starts, addresses, wanted_rows, found)
 
 
 def _needed() -> Native:

@@ -51,14 +51,19 @@ class NativeModel(Protocol):
         """
 
     def forward(
-        self, tokens: Int32s, starts: Int32s, states: Int64s, logits_rows: Int32s, out: Floats
+        self, tokens: Int32s, starts: Int32s, states: Int64s, wanted_rows: Int32s, out: Floats
     ) -> None:
         """Reads R tokens, in segments from `starts[s]` to `starts[s + 1]`.
 
         `states` [S, 6]: for each segment address and floats from layer to layer of time shift,
         channel shift and WKV state, which change. `out` [M, V] gets the logits of the rows
-        `logits_rows` [M].
+        `wanted_rows` [M].
         """
+
+    def forward_hidden(
+        self, tokens: Int32s, starts: Int32s, states: Int64s, wanted_rows: Int32s, out: Floats
+    ) -> None:
+        """The same, but `out` [M, n_embd] gets what the head reads: the rows behind `ln_out`."""
 
     def zero_channels(self) -> tuple[list[int], int]:
         """How many hidden channels were zero in the channel mix of each layer since the reset, and

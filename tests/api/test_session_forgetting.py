@@ -62,7 +62,7 @@ def texts(folder: Path, server: RunningServer) -> list[str]:
     """What the states on disk are behind."""
     tokenizer = server.context.manager.loaded()[0].model.tokenizer
     found = []
-    for path in (folder / FILES_NAME).iterdir():
+    for path in (folder / FILES_NAME).glob("*.safetensors"):
         with safetensors.safe_open(path, "pt") as file:
             tokens = [each for each in file.get_tensor("tokens").tolist() if each >= 0]
         found.append(b"".join(map(tokenizer.token_bytes, tokens)).decode(errors="replace"))

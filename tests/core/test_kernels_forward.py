@@ -271,10 +271,16 @@ def test_passes_that_cannot_be_are_refused(native: Operations) -> None:
         ({"starts": (0, 3, 2), "states": two}, "one token at least"),
         ({"states": two}, "six numbers for every segment"),
         ({"states": np.zeros((1, 6), np.int64)}, "a state is missing"),
-        ({"rows": (2,)}, "a row that is not there"),
-        ({"rows": (-1,)}, "a row that is not there"),
-        ({"out": np.zeros((2, TINY.vocab_size), np.float32)}, "do not fit their array"),
-        ({"out": np.zeros((1, TINY.vocab_size - 1), np.float32)}, "do not fit their array"),
+        ({"rows": (2,)}, "a row is wanted that is not there"),
+        ({"rows": (-1,)}, "a row is wanted that is not there"),
+        (
+            {"out": np.zeros((2, TINY.vocab_size), np.float32)},
+            "does not fit its array",
+        ),
+        (
+            {"out": np.zeros((1, TINY.vocab_size - 1), np.float32)},
+            "does not fit its array",
+        ),
     ]
     for arguments, problem in wrong:
         with pytest.raises(ValueError, match=problem):

@@ -65,7 +65,13 @@ void give_back(uint8_t* data, size_t size) {
     constexpr uintptr_t kPage = uintptr_t{64} << 10;  // a multiple of any system's
     const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
     const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + size) / kPage * kPage;
-    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+    if (first >= last) return;
+    void* start = reinterpret_cast<void*>(first);
+#if defined(MADV_NOHUGEPAGE)
+    // Or the system fills the hole again, to make a huge page of it and its neighbours.
+    madvise(start, last - first, MADV_NOHUGEPAGE);
+#endif
+    madvise(start, last - first, MADV_DONTNEED);
 }
 
 void free_mapping(Mapping* mapping) {

@@ -60,16 +60,19 @@ void multiply(const Matrix& matrix, const Array<const float, 2>& x, const Array<
 
 // ---- models -------------------------------------------------------------------------------------
 
+// The logits of the wanted rows, or what the head would read of them.
+template <bool is_hidden>
 void run_pass(Model& model, const Array<const int32_t, 1>& tokens,
               const Array<const int32_t, 1>& starts, const Array<const int64_t, 2>& states,
-              const Array<const int32_t, 1>& logits_rows, const Array<float, 2>& out) {
+              const Array<const int32_t, 1>& wanted_rows, const Array<float, 2>& out) {
     require(size(starts, 0) >= 2, "no segments");
     Batch batch;
     batch.num_segments = size(starts, 0) - 1;
     require(size(states, 0) == batch.num_segments && size(states, 1) == 6,
             "states are six numbers for every segment");
-    require(size(out, 0) == size(logits_rows, 0) && size(out, 1) == model.sizes().vocab_size,
-            "the logits do not fit their array");
+    const int64_t width = is_hidden ? model.sizes().n_embd : model.sizes().vocab_size;
+    require(size(out, 0) == size(wanted_rows, 0) && size(out, 1) == width,
+            "what is wanted does not fit its array");
     std::vector<SegmentState> each(batch.num_segments);
     for (int64_t s = 0; s < batch.num_segments; ++s) {
         const int64_t* numbers = states.data() + 6 * s;
@@ -83,9 +86,10 @@ void run_pass(Model& model, const Array<const int32_t, 1>& tokens,
     batch.num_rows = size(tokens, 0);
     batch.starts = starts.data();
     batch.states = each.data();
-    batch.logits_rows = logits_rows.data();
-    batch.num_logits = size(logits_rows, 0);
-    batch.logits = out.data();
+    batch.wanted_rows = wanted_rows.data();
+    batch.num_wanted = size(wanted_rows, 0);
+    batch.logits = is_hidden ? nullptr : out.data();
+    batch.hidden = is_hidden ? out.data() : nullptr;
     const nb::gil_scoped_release release;
     model.forward(batch);
 }
@@ -269,8 +273,10 @@ NB_MODULE(_rwkv_kernels, m) {
                  model.replace_matrix(name, matrix);
              },
              "name"_a, "matrix"_a)
-        .def("forward", &run_pass, "tokens"_a.noconvert(), "starts"_a.noconvert(),
-             "states"_a.noconvert(), "logits_rows"_a.noconvert(), "out"_a.noconvert())
+        .def("forward", &run_pass<false>, "tokens"_a.noconvert(), "starts"_a.noconvert(),
+             "states"_a.noconvert(), "wanted_rows"_a.noconvert(), "out"_a.noconvert())
+        .def("forward_hidden", &run_pass<true>, "tokens"_a.noconvert(), "starts"_a.noconvert(),
+             "states"_a.noconvert(), "wanted_rows"_a.noconvert(), "out"_a.noconvert())
         .def("zero_channels",
              [](const Model& model) {
                  Model::ZeroChannels counts = model.zero_channels();
@@ -284,7 +290,7 @@ NB_MODULE(_rwkv_kernels, m) {
           "out"_a.noconvert());
     m.def("activate", &activate, "name"_a, "x"_a.noconvert());
     m.def("quantize", &quantize, "x"_a.noconvert(), "codes"_a.noconvert(), "scales"_a.noconvert(),
-          "sums"_a.noconvert(), "scaled_sums"_a.noconvert());
+          "negated_sums"_a.noconvert(), "scaled_sums"_a.noconvert());
     m.def("pack_active", &pack_active, "codes"_a.noconvert(), "split_halves"_a,
           "active"_a.noconvert(), "packed"_a.noconvert());
     m.def("time_mix", &time_mix, "rows"_a.noconvert(), "vectors"_a.noconvert(), "norm_eps"_a,

@@ -42,7 +42,7 @@ class Pass {
             expand(team, layer.ffn, i);
             add_contracted(team, layer.ffn, i);
         }
-        if (batch_.num_logits) logits(team);
+        if (batch_.num_wanted) finish(team);
     }
 
   private:
@@ -302,15 +302,18 @@ class Pass {
                         scratch_.last + segment * width_ + first, (last - first) * sizeof(float));
     }
 
-    void logits(Team& team) {
-        const int64_t count = batch_.num_logits;
+    // The wanted rows behind the last norm, and their logits.
+    void finish(Team& team) {
+        const int64_t count = batch_.num_wanted;
         const Activations& input = scratch_.inputs[0];
         const bool wants_codes = layout_of(weights_.head->type()).is_quantized();
         team.deal(count, 1, [&](int64_t i, int64_t) {
             float* row = input.values + i * width_;
-            normalize(scratch_.x + batch_.logits_rows[i] * width_, weights_.ln_out, row);
+            normalize(scratch_.x + batch_.wanted_rows[i] * width_, weights_.ln_out, row);
             if (wants_codes) input.quantize(row, 0, width_ / 32, i, count);
+            if (batch_.hidden) std::memcpy(batch_.hidden + i * width_, row, width_ * sizeof(float));
         });
+        if (!batch_.logits) return;
         const Matrix& head = *weights_.head;
         const Rows inputs = input.rows(count, width_);
         team.deal(head.panels(), panels_per_part(head), [&](int64_t first, int64_t last) {
@@ -332,7 +335,7 @@ class Pass {
 void forward(const ModelSizes& sizes, const Weights& weights, Scratch& scratch, const Batch& batch,
              int64_t* zero_channels) {
     Pass pass(sizes, weights, scratch, batch);
-    const int64_t num_rows = std::max(batch.num_rows, batch.num_logits);
+    const int64_t num_rows = std::max(batch.num_rows, batch.num_wanted);
     for (bool is_done = false; !is_done;) {
         scratch.reserve(sizes, weights.largest_rank, num_rows, num_threads());
         for (Scratch::Private& each : scratch.threads)

@@ -28,9 +28,10 @@ struct Batch {
     const int32_t* starts;  // [num_segments + 1]: a segment goes from one up to the next
     int64_t num_segments;
     const SegmentState* states;  // [num_segments]
-    const int32_t* logits_rows;  // [num_logits], at most kMaxRows: rows whose logits are wanted
-    int64_t num_logits;
-    float* logits;  // [num_logits, vocab_size]
+    const int32_t* wanted_rows;  // [num_wanted], at most kMaxRows
+    int64_t num_wanted;
+    float* logits;  // of the wanted rows [num_wanted, vocab_size], or null
+    float* hidden;  // what the head reads of them [num_wanted, n_embd], or null
 };
 
 // Runs the pass on all threads of the pool; `batch` is right. The numbers depend on each token's own

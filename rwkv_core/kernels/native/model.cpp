@@ -103,10 +103,10 @@ void Model::check(const Batch& batch) const {
         const SegmentState& state = batch.states[s];
         require(state.time_shift && state.channel_shift && state.wkv, "a state is missing");
     }
-    require(batch.num_logits <= kMaxRows, "logits of too many rows");
-    for (int64_t i = 0; i < batch.num_logits; ++i)
-        require(batch.logits_rows[i] >= 0 && batch.logits_rows[i] < batch.num_rows,
-                "logits of a row that is not there");
+    require(batch.num_wanted <= kMaxRows, "too many rows are wanted");
+    for (int64_t i = 0; i < batch.num_wanted; ++i)
+        require(batch.wanted_rows[i] >= 0 && batch.wanted_rows[i] < batch.num_rows,
+                "a row is wanted that is not there");
 }
 
 void Model::forward(const Batch& batch) {
