@@ -27,6 +27,7 @@ BUDGET_S = 7.0
 EXAMPLES = 25
 SESSION = "tea"
 FEW_TOKENS = {"num_predict": 2}
+FEW_TOKENS_ELSEWHERE = {"max_tokens": 2, "max_completion_tokens": 2, "max_output_tokens": 2}
 # Where models come from and go to: a registry on this machine that nobody runs.
 NOWHERE = "127.0.0.1:9/library/nothing"
 TRANSFERS = ("/api/pull", "/api/push")
@@ -122,6 +123,8 @@ def prepare(path: str, body: dict[str, Any], number: int) -> None:
         body |= {"model": NOWHERE, "insecure": True, "stream": True}
     if isinstance(body.get("from"), str):
         body["from"] = ENDLESS
+    if path.startswith("/v1/"):
+        body |= FEW_TOKENS_ELSEWHERE
     options = body.get("options")
     if isinstance(options, dict | None):
         body["options"] = {**(options or {}), **FEW_TOKENS}
