@@ -100,7 +100,10 @@ class CallConstraint:
 
     def mask(self) -> Tensor | None:
         if self._call is not None:
-            return self._call.mask()
+            # A model that has lost its way may end the reply: or it goes on inside a text for ever.
+            mask = self._call.mask().clone()
+            mask[self._vocabulary.eos_token_ids] = True
+            return mask
         refused = self._refused()
         if not refused:
             return None
