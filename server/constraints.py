@@ -10,7 +10,8 @@ from typing import Any
 from rwkv_core.chat.call_constraint import CallConstraint, call_grammar
 from rwkv_core.chat.reply_stages import ContentConstraint
 from rwkv_core.constraint import TokenConstraint
-from rwkv_core.grammar import GrammarError, grammar_vocabulary, json_grammar
+from rwkv_core.errors import GrammarError
+from rwkv_core.grammar import grammar_vocabulary, json_grammar
 from rwkv_core.model import Model
 from server.errors import ApiError
 from server.go_text import go_quote

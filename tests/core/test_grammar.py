@@ -22,8 +22,8 @@ from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.architecture import read_config
 from rwkv_core.constraint import TokenConstraint
 from rwkv_core.demo.evaluate import EMBEDDED
-from rwkv_core.errors import GenerationError
-from rwkv_core.grammar import GrammarError, GrammarVocabulary, grammar_vocabulary, json_grammar
+from rwkv_core.errors import GenerationError, GrammarError
+from rwkv_core.grammar import GrammarVocabulary, grammar_vocabulary, json_grammar
 from rwkv_core.loading import find_tokenizer
 from rwkv_core.sampler import Sampler, SamplingOptions
 from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
