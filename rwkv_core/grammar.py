@@ -90,6 +90,16 @@ class GrammarVocabulary:
         return found
 
     @cached_property
+    def by_first_byte(self) -> Mapping[int, Sequence[tuple[int, bytes]]]:
+        """Every token that stands for some text, but no end of text, with its bytes."""
+        found: dict[int, list[tuple[int, bytes]]] = {}
+        ends = set(self.eos_token_ids)
+        for index, token in enumerate(self.token_bytes):
+            if token and index not in ends:
+                found.setdefault(token[0], []).append((index, token))
+        return found
+
+    @cached_property
     def texts(self) -> Tensor:
         """[vocab] bool: the tokens that stand for some text."""
         return torch.tensor([bool(token) for token in self.token_bytes])

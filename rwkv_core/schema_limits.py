@@ -16,7 +16,7 @@ from rwkv_core.errors import GrammarError
 
 MAX_SCHEMA_CHARS = 1 << 20
 # Of values in values. Together with the next limit: the compiler stacks up at most 64 levels for
-# each of 300 references, which is what `run_with_large_stack` has room for, three times over.
+# each of 300 references, for which `run_with_large_stack` has room twice.
 MAX_DEPTH = 64
 MAX_REFERENCES = 300
 MAX_PATTERN_CHARS = 10_000
@@ -85,18 +85,29 @@ def _check_text(text: str, key: str) -> None:
 
 
 def _check_number(number: int | float, is_exact: bool) -> None:
-    is_finite = isinstance(number, int) or math.isfinite(number)
-    if is_finite and (abs(number) <= MAX_INTEGER if is_exact else abs(number) < 1 << 63):
-        digits = Decimal(repr(number)).normalize().as_tuple()
-        exponent = digits.exponent
-        significand = int("".join(map(str, digits.digits)))
-        assert isinstance(exponent, int)  # finite
-        if not is_exact or (significand <= MAX_INTEGER and abs(exponent) <= _MAX_EXPONENT):
-            return
-        raise GrammarError(f"the number {number!r} in it has too many digits: at most 15")
-    shown = f"{Decimal(number):.3e}" if is_finite else str(number)
-    most = f"{MAX_INTEGER}" if is_exact else "2^63"
-    raise GrammarError(
-        f"the number {shown} in it is too large: at most {most}, positive or negative; "
-        "a string holds any"
-    )
+    if isinstance(number, float) and not math.isfinite(number):
+        raise GrammarError(f"{number!r} in it is no number that JSON has")
+    if is_exact:
+        if abs(number) > MAX_INTEGER:
+            raise GrammarError(
+                f"the number {_short(number)} in it is too large: at most {MAX_INTEGER} "
+                "(or its negative), from where on not every integer can be told from the next"
+            )
+        _check_digits(number)
+    elif isinstance(number, int) and not -(1 << 63) < number < 1 << 63:
+        raise GrammarError(f"the number {_short(number)} in it is too large: at most 63 bits")
+
+
+def _check_digits(number: int | float) -> None:
+    """The compiler reads a number and writes it: it must come out as the same one."""
+    _, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
+    assert isinstance(exponent, int)  # it is finite
+    if int("".join(map(str, digits))) > MAX_INTEGER or abs(exponent) > _MAX_EXPONENT:
+        raise GrammarError(
+            f"the number {number!r} in it has too many digits: at most 15, and 22 behind the point"
+        )
+
+
+def _short(number: int | float) -> str:
+    """As much of it as anyone reads; Python refuses to write out thousands of digits."""
+    return f"{Decimal(number):.4g}"
