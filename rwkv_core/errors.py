@@ -34,6 +34,10 @@ class OptionError(AnserError):
     """A request option outside its range. The message names the option and the range."""
 
 
+class GrammarError(OptionError):
+    """A schema that cannot be compiled; the compiler's words."""
+
+
 class EngineStoppedError(AnserError):
     """The engine was closed before it took the request, or while it held it."""
 

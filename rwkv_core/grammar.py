@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkv_core.errors import GenerationError, OptionError
+from rwkv_core.errors import GenerationError, GrammarError
+from rwkv_core.large_stack import run_with_large_stack
+from rwkv_core.schema_limits import MAX_SCHEMA_CHARS, check_schema
 from rwkv_core.tokenizer import Tokenizer
 
 # White space between JSON's tokens: one blank, or one line break with an indent. Small models fall
@@ -40,13 +42,10 @@ _SCHEMA_OPTIONS = {
     "lenient": False,
     "coerce_one_of": False,
 }
-_MAX_SCHEMA_CHARS = 1 << 20
+# A pattern stands in the compiler's words, whole.
+_MAX_WORDS_CHARS = 400
 
 _masks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="anser-masks")
-
-
-class GrammarError(OptionError):
-    """A schema that cannot be compiled; the compiler's words."""
 
 
 class GrammarVocabulary:
@@ -88,6 +87,16 @@ class GrammarVocabulary:
                 (index, token) for index, token in enumerate(self.token_bytes) if part in token
             ]
             self._containing[part] = found
+        return found
+
+    @cached_property
+    def by_first_byte(self) -> Mapping[int, Sequence[tuple[int, bytes]]]:
+        """Every token that stands for some text, but no end of text, with its bytes."""
+        found: dict[int, list[tuple[int, bytes]]] = {}
+        ends = set(self.eos_token_ids)
+        for index, token in enumerate(self.token_bytes):
+            if token and index not in ends:
+                found.setdefault(token[0], []).append((index, token))
         return found
 
     @cached_property
@@ -139,19 +148,22 @@ class Grammar:
     def __init__(self, vocabulary: GrammarVocabulary, lark: str) -> None:
         """Raises GrammarError in the compiler's words. May take a second."""
         self.vocabulary = vocabulary
+        self._matcher = run_with_large_stack(lambda: self._compile(lark))
+
+    def _compile(self, lark: str) -> llguidance.LLMatcher:
         text = llguidance.LLMatcher.grammar_from_lark(lark)
-        self._matcher = llguidance.LLMatcher(vocabulary.tokens, text, log_level=0, limits=_LIMITS)
-        if self._matcher.is_error():
-            raise GrammarError(_one_line(self._matcher.get_error()))
-        self._try_beginning()
+        matcher = llguidance.LLMatcher(self.vocabulary.tokens, text, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise GrammarError(_one_line(matcher.get_error()))
+        self._try_beginning(matcher.deep_copy())
+        return matcher
 
     def begin(self) -> GrammarMatch:
         """A text that is empty so far."""
         return GrammarMatch(self.vocabulary, self._matcher.deep_copy())
 
-    def _try_beginning(self) -> None:
+    def _try_beginning(self, matcher: llguidance.LLMatcher) -> None:
         """What is too much shows at the beginning of a text, most often behind a brace."""
-        matcher = self._matcher.deep_copy()
         matcher.compute_bitmask()
         brace = self.vocabulary.byte_tokens(b"{")
         if brace and matcher.validate_tokens(brace):
@@ -168,23 +180,28 @@ def json_grammar(vocabulary: GrammarVocabulary, schema: Mapping[str, Any]) -> Gr
     """
     rule = schema_rule(schema)
     # Alone first: an error in the whole grammar would speak of lines that no client has written.
-    alone = llguidance.LLMatcher.grammar_from_json_schema({**schema, "x-guidance": _SCHEMA_OPTIONS})
-    is_wrong, words = llguidance.LLMatcher.validate_grammar_with_warnings(
-        alone, vocabulary.tokens, limits=_LIMITS
-    )
-    if is_wrong:
-        raise GrammarError(_one_line(words[0]))
+    run_with_large_stack(lambda: _validate(vocabulary, schema))
     return Grammar(
         vocabulary,
         f"start: LEAD? json\nLEAD: /{_LEADING_SPACE}/\njson: {rule}\n",
     )
 
 
+def _validate(vocabulary: GrammarVocabulary, schema: Mapping[str, Any]) -> None:
+    alone = llguidance.LLMatcher.grammar_from_json_schema({**schema, "x-guidance": _SCHEMA_OPTIONS})
+    is_wrong, words = llguidance.LLMatcher.validate_grammar_with_warnings(
+        alone, vocabulary.tokens, limits=_LIMITS
+    )
+    if is_wrong:
+        raise GrammarError(_one_line(words[0]))
+
+
 def schema_rule(schema: Mapping[str, Any]) -> str:
-    """A JSON schema as it stands in a Lark grammar. Raises GrammarError for a long one."""
+    """A JSON schema as it stands in a Lark grammar. Raises GrammarError for one past the limits."""
+    check_schema(schema)
     text = json.dumps({**schema, "x-guidance": _SCHEMA_OPTIONS})
-    if len(text) > _MAX_SCHEMA_CHARS:
-        raise GrammarError(f"a schema has at most {_MAX_SCHEMA_CHARS} characters")
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise GrammarError(f"a schema has at most {MAX_SCHEMA_CHARS} characters")
     return f"%json {text}"
 
 
@@ -249,4 +266,9 @@ def _failure(matcher: llguidance.LLMatcher) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.strip().partition("\n<state>")[0].split())
+    words = " ".join(text.strip().partition("\n<state>")[0].split())
+    if len(words) <= _MAX_WORDS_CHARS:
+        return words
+    # What is wrong stands at the end, behind what it is wrong with.
+    half = _MAX_WORDS_CHARS // 2
+    return f"{words[:half]} … {words[-half:]}"

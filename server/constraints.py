@@ -10,7 +10,8 @@ from typing import Any
 from rwkv_core.chat.call_constraint import CallConstraint, call_grammar
 from rwkv_core.chat.reply_stages import ContentConstraint
 from rwkv_core.constraint import TokenConstraint
-from rwkv_core.grammar import GrammarError, grammar_vocabulary, json_grammar
+from rwkv_core.errors import GrammarError
+from rwkv_core.grammar import grammar_vocabulary, json_grammar
 from rwkv_core.model import Model
 from server.errors import ApiError
 from server.go_text import go_quote
@@ -45,7 +46,9 @@ def reply_constraint(model: Model, prompt: Prompt, schema: Schema | None) -> Tok
     Raises ApiError (400) for a schema that cannot be compiled.
     """
     tools = prompt.conversation.tools if prompt.conversation and prompt.tools else ()
-    if schema is None and not (tools and prompt.format.tools):
+    # A template has its own words for a call, which no grammar here knows.
+    tool_format = prompt.format.tools if prompt.template is None else None
+    if schema is None and not (tools and tool_format):
         return None
     vocabulary = grammar_vocabulary(model.tokenizer, model.config.vocab_size)
     if schema is not None:
@@ -53,10 +56,10 @@ def reply_constraint(model: Model, prompt: Prompt, schema: Schema | None) -> Tok
             grammar = json_grammar(vocabulary, schema)
         except GrammarError as error:
             raise ApiError(400, f"invalid JSON schema in format: {error}") from None
-        return ContentConstraint(grammar, prompt.format, prompt.think, prompt.stops)
-    assert prompt.format.tools is not None
+        return ContentConstraint(grammar, prompt.preamble(), prompt.stops)
+    assert tool_format is not None
     try:
-        calls = call_grammar(vocabulary, prompt.format.tools, tools)
+        calls = call_grammar(vocabulary, tool_format, tools)
     except GrammarError as error:  # so many tools that they are too much together
         log.warning("calls of the offered tools are not constrained: %s", error)
         return None

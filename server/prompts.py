@@ -10,7 +10,13 @@ from rwkv_core.cache import SnapshotKind
 from rwkv_core.chat.messages import Message, Role, Think
 from rwkv_core.chat.prompt_format import PromptFormat
 from rwkv_core.chat.render import PromptPart, chat_parts, clean_text, render_chat
-from rwkv_core.chat.reply import ReplyParser, TaggedReplyParser
+from rwkv_core.chat.reply import (
+    Preamble,
+    ReplyParser,
+    TaggedReplyParser,
+    format_preamble,
+    tagged_preamble,
+)
 from server import schemas
 from server.chat_templates import ChatTemplate, TemplateChat, ThinkingTags, request_template
 from server.errors import ApiError
@@ -92,6 +98,14 @@ class Prompt:
         if self.template is None:
             return ReplyParser(self.format, self.think)
         return TaggedReplyParser(self.text, *self.tags) if self.tags else None
+
+    def preamble(self) -> Preamble:
+        """What comes before the content of the reply, so that `reply_parser` finds it there."""
+        if self.think is None:
+            return Preamble()
+        if self.template is None:
+            return format_preamble(self.format, self.think)
+        return tagged_preamble(self.text, *self.tags, self.think) if self.tags else Preamble()
 
     def tool_parser(self) -> ToolCallParser | TaggedCallParser | None:
         """Finds calls of tools in the reply; None when there can be none."""

@@ -28,10 +28,10 @@ from torch import Tensor
 from rwkv_core.chat.messages import Think
 from rwkv_core.chat.prompt_format import PromptFormat, ToolFormat
 from rwkv_core.chat.reply import ReplyKind, ReplyParser
+from rwkv_core.errors import GrammarError
 from rwkv_core.grammar import (
     JSON_SPACE,
     Grammar,
-    GrammarError,
     GrammarMatch,
     GrammarVocabulary,
     schema_rule,

@@ -31,6 +31,37 @@ class ReplyPart:
     text: str
 
 
+@dataclass(frozen=True)
+class Preamble:
+    """What a reply has before its content: the rest of what the prompt has begun, and a thought."""
+
+    literal: str = ""
+    closing: str | None = None  # the tag that ends the thought; None for no thought
+
+
+def format_preamble(fmt: PromptFormat, think: Think | None) -> Preamble:
+    """Of a reply to a prompt in a built-in format. `think` None: it is nothing but content."""
+    if fmt.thinking is None or think is None:
+        return Preamble()
+    return Preamble(TAG_END, None if think is Think.OFF else fmt.thinking.close)
+
+
+def tagged_preamble(prompt: str, opening: str, closing: str, think: Think | None) -> Preamble:
+    """Of a reply to a prompt out of a model's own template, as `TaggedReplyParser` reads it.
+
+    A thought that nobody wants, and that the prompt has begun, is closed at once. One that is
+    wanted, and that the prompt has left to the model, is begun.
+    """
+    if think is None or prompt.rstrip().endswith(closing):
+        return Preamble()
+    written = _written_by_prompt(prompt, (opening, closing))
+    if not opening.startswith(written):
+        return Preamble(closing[len(written) :])
+    if think is not Think.OFF:
+        return Preamble(opening[len(written) :], closing)
+    return Preamble(opening[len(written) :] + closing) if written else Preamble()
+
+
 class _Where(Enum):
     """The place in the reply."""
 

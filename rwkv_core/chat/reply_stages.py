@@ -12,9 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rwkv_core.chat.messages import Think
-from rwkv_core.chat.prompt_format import PromptFormat
-from rwkv_core.chat.reply import TAG_END
+from rwkv_core.chat.reply import Preamble
 from rwkv_core.grammar import Grammar, GrammarMatch, GrammarVocabulary
 
 
@@ -42,25 +40,16 @@ class ContentConstraint:
     the model has to go on with another token.
     """
 
-    def __init__(
-        self,
-        grammar: Grammar,
-        fmt: PromptFormat,
-        think: Think | None,
-        stops: Sequence[str] = (),
-    ) -> None:
-        """`think` as in `ReplyParser`; None: the reply is nothing but content. `stops` are those of
-        the prompt's format.
-        """
+    def __init__(self, grammar: Grammar, preamble: Preamble, stops: Sequence[str] = ()) -> None:
+        """`stops` are those of the prompt's format."""
         vocabulary = grammar.vocabulary
         content = _Content(grammar.begin())
         self._stages: list[_Stage] = [content]
-        if fmt.thinking is not None and think is not None:
-            if think is not Think.OFF:
-                self._stages.insert(0, _Thought(vocabulary, fmt.thinking.close, stops, content))
-            self._stages.insert(0, _TagEnd(vocabulary, self._stages[0]))
-        else:
-            content.begin(b"")
+        if preamble.closing is not None:
+            self._stages.insert(0, _Thought(vocabulary, preamble.closing, stops, content))
+        if preamble.literal:
+            self._stages.insert(0, _Literal(vocabulary, preamble.literal, self._stages[0]))
+        self._stages[0].begin(b"")
 
     def mask(self) -> Tensor | None:
         return self._stages[0].mask()
@@ -76,30 +65,40 @@ class ContentConstraint:
         return len(self._stages) == 1 and self._stages[0].is_over
 
 
-class _TagEnd:
-    """The ">" of the tag that the prompt has left open: a token must begin with it."""
+class _Literal:
+    """A text that is given, which tokens may cut anywhere."""
 
     is_over = False
 
-    def __init__(self, vocabulary: GrammarVocabulary, following: _Stage) -> None:
+    def __init__(self, vocabulary: GrammarVocabulary, text: str, following: _Stage) -> None:
         self._vocabulary = vocabulary
+        self._rest = text.encode()
         self._following = following
-        vocabulary.containing(TAG_END.encode())
+        vocabulary.by_first_byte  # noqa: B018 - now, rather than while others wait for a token
 
     def takes(self, data: bytes) -> bool:
-        return data.startswith(TAG_END.encode()) and self._following.takes(data[len(TAG_END) :])
+        if len(data) < len(self._rest):
+            return self._rest.startswith(data)
+        return data.startswith(self._rest) and self._following.takes(data[len(self._rest) :])
 
     def begin(self, data: bytes) -> bytes | None:
-        raise AssertionError("a reply begins with it")
+        return self._push(data)
 
     def mask(self) -> Tensor:
         mask = torch.zeros(self._vocabulary.vocab_size, dtype=torch.bool)
-        for token_id, token in self._vocabulary.containing(TAG_END.encode()):
+        for token_id, token in self._vocabulary.by_first_byte.get(self._rest[0], ()):
             mask[token_id] = self.takes(token)
         return mask
 
     def accept(self, token_id: int) -> bytes | None:
-        return self._vocabulary.token_bytes[token_id][len(TAG_END) :]
+        return self._push(self._vocabulary.token_bytes[token_id])
+
+    def _push(self, data: bytes) -> bytes | None:
+        size = len(self._rest)
+        if len(data) < size:
+            self._rest = self._rest[len(data) :]
+            return None
+        return data[size:]
 
 
 class _Thought:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from rwkv_core.checkpoint import open_checkpoint
@@ -22,7 +24,14 @@ from server.names import ModelName
 from server.settings import Settings
 from server.store import Store
 from server.stored_model import ModelParts, open_model, write_model
-from tests.tools.running_server import ENDLESS, RunningServer, running, wait_until
+from tests.tools.running_server import (
+    DEMO,
+    ENDLESS,
+    RunningServer,
+    needs_demo,
+    running,
+    wait_until,
+)
 from tests.tools.server_models import BYTES
 from tests.tools.written_templates import CHATML, LEGACY, TOOLS
 
@@ -53,6 +62,25 @@ JINJA_TEMPLATES = {
 }
 
 
+# The demo model thinks in these words. They end in the opening tag, in a part of it, before it,
+# or behind a thought that is closed.
+SPOKEN = "{{ range .Messages }}User: {{ .Content }}\n\n{{ end }}Assistant:"
+IN_STORE = "{{ if .Nothing }}<think>{{ .Thinking }}</think>{{ end }}"  # shows the tags
+DEMO_TEMPLATES = {
+    "demo-open": SPOKEN + " <think>",
+    "demo-half": SPOKEN + " <thi",
+    "demo-none": SPOKEN + " ",
+    "demo-closed": SPOKEN + " <think></think>",
+    "demo-chatml": CHATML + "<think>",
+}
+AGE = {
+    "type": "object",
+    "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 120}},
+    "required": ["age"],
+    "additionalProperties": False,
+}
+
+
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with the endless model under several names, each with another template."""
@@ -70,6 +98,12 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
             metadata: dict[str, MetadataValue] = {"tokenizer.chat_template": template}
             convert_to_gguf(checkpoint, BYTES, file, name=name, extra_metadata=metadata)
         write_model(store, ModelName.parse(name), store.add_blob(file), ModelParts())
+    demo = open_model(store, ModelName.parse(DEMO))
+    if demo is not None:
+        blob = store.add_blob(demo.path)
+        for name, template in DEMO_TEMPLATES.items():
+            parts = ModelParts(template=f"{IN_STORE}{template}")
+            write_model(store, ModelName.parse(name), blob, parts)
     with running(Settings(models=folder, device="cpu")) as server:
         yield server
 
@@ -253,3 +287,48 @@ def test_a_session_goes_on_through_the_template(server: RunningServer) -> None:
     )
     state = server.http.get("/api/sessions/templated/state")
     assert state.status_code == 200, state.text
+
+
+@needs_demo
+@pytest.mark.parametrize("think", [True, False])
+@pytest.mark.parametrize("model", DEMO_TEMPLATES)
+def test_a_format_behind_a_thought_through_a_template(
+    server: RunningServer, model: str, think: bool
+) -> None:
+    messages = [{"role": "user", "content": "My name is Ada and I am 36."}]
+    for seed in range(3):
+        answer = server.answer(
+            "/api/chat", model=model, messages=messages, format=AGE, think=think,
+            options={"seed": seed, "num_predict": 600},
+        )  # fmt: skip
+        print(model, think, seed, answer)
+        assert answer["done_reason"] == "stop"
+        jsonschema.validate(json.loads(answer["message"]["content"]), AGE)
+        has_thought = think and model != "demo-closed"
+        assert bool(answer["message"].get("thinking")) is has_thought
+
+
+def test_a_format_through_the_template_of_an_endless_model(server: RunningServer) -> None:
+    """Its tokens are bytes and its texts noise: a thought that it must begin never ends."""
+    flags = {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}
+    for model, think in (("chatml", None), ("legacy", None), ("tools", False), ("jinja", None)):
+        body = {"model": model, "messages": HELLO, "format": flags, "think": think}
+        message = server.answer("/api/chat", **body)["message"]
+        jsonschema.validate(json.loads(message["content"]), flags)
+        assert "thinking" not in message
+    body = {"model": "tools", "messages": HELLO, "format": flags}
+    answer = server.answer("/api/chat", options={"num_predict": 60}, **body)
+    assert answer["message"]["thinking"]
+    assert answer["message"]["content"] == ""
+    assert answer["done_reason"] == "length"
+
+
+@needs_demo
+def test_calls_through_a_template_follow_no_format_of_ours(server: RunningServer) -> None:
+    """The template has its own words for them."""
+    loaded = server.answer("/api/chat", model="tools", messages=[])
+    assert loaded["done_reason"] == "load"
+    answer = server.answer(
+        "/api/chat", model="tools", messages=HELLO, tools=[WEATHER], options=GREEDY
+    )
+    assert answer["eval_count"] == GREEDY["num_predict"]

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import torch
 
-from rwkv_core.chat.prompt_format import choose_prompt_format
+from rwkv_core.chat.reply import Preamble
 from rwkv_core.chat.reply_stages import ContentConstraint
 from rwkv_core.constraint import TokenConstraint
 from rwkv_core.demo.evaluate import EMBEDDED
@@ -28,7 +28,6 @@ from tests.tools.native import require_kernels
 from tests.tools.receiver import Receiver
 from tests.tools.waiting import wait_until
 
-FORMAT = choose_prompt_format("rwkv7-demo")
 QUESTION = "User: My cat is called Tom, my dog Rex. Hi!\n\nAssistant:"
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -62,7 +61,7 @@ def grammar(model: Model) -> Grammar:
 
 
 def wanted(model: Model, grammar: Grammar | None, **changes: Any) -> GenerationRequest:
-    constraint = ContentConstraint(grammar, FORMAT, None) if grammar else None
+    constraint = ContentConstraint(grammar, Preamble()) if grammar else None
     tokens = tuple(model.tokenizer.encode(QUESTION))
     return replace(GenerationRequest(tokens, WILD, 300, (), constraint=constraint), **changes)
 

@@ -16,21 +16,28 @@ from hypothesis import strategies as st
 from rwkv_core.chat.call_constraint import CallConstraint, call_grammar
 from rwkv_core.chat.messages import Think
 from rwkv_core.chat.prompt_format import PromptFormat, choose_prompt_format
-from rwkv_core.chat.reply import ReplyKind, ReplyParser
+from rwkv_core.chat.reply import (
+    Preamble,
+    ReplyKind,
+    ReplyParser,
+    TaggedReplyParser,
+    format_preamble,
+    tagged_preamble,
+)
 from rwkv_core.chat.reply_stages import ContentConstraint
 from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.architecture import read_config
 from rwkv_core.constraint import TokenConstraint
 from rwkv_core.demo.evaluate import EMBEDDED
-from rwkv_core.errors import GenerationError
-from rwkv_core.grammar import GrammarError, GrammarVocabulary, grammar_vocabulary, json_grammar
+from rwkv_core.errors import GenerationError, GrammarError
+from rwkv_core.grammar import GrammarVocabulary, grammar_vocabulary, json_grammar
 from rwkv_core.loading import find_tokenizer
 from rwkv_core.sampler import Sampler, SamplingOptions
+from rwkv_core.schema_limits import MAX_INTEGER
 from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
 from tests.core.test_loading import write_tokenizer
 
 G1 = choose_prompt_format("rwkv7-g1")
-WORLD = choose_prompt_format("rwkv7-world")
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
@@ -145,12 +152,13 @@ def _object(properties: dict[str, Any], required: list[str], is_open: bool) -> d
 
 
 NAMES = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1, max_size=6)
+INTEGERS = st.integers(-MAX_INTEGER, MAX_INTEGER)
 LEAVES = st.one_of(
     st.builds(lambda low, more: {"type": "integer", "minimum": low, "maximum": low + more},
               st.integers(-500, 500), st.integers(0, 500)),
     st.builds(lambda most: {"type": "string", "maxLength": most}, st.integers(0, 8)),
     st.builds(lambda names: {"enum": names},
-              st.lists(st.one_of(NAMES, st.integers(), st.booleans(), st.none()), min_size=1,
+              st.lists(st.one_of(NAMES, INTEGERS, st.booleans(), st.none()), min_size=1,
                        max_size=4)),
     st.sampled_from([
         {"type": "boolean"}, {"type": "null"}, {"const": {"a": [1, "é\n"]}},
@@ -179,7 +187,7 @@ def test_what_ends_by_itself_fits_its_schema(
     schema: dict[str, Any], seed: int, vocabulary: GrammarVocabulary, tokenizer: Tokenizer
 ) -> None:
     grammar = json_grammar(vocabulary, schema)
-    text, is_whole = write(ContentConstraint(grammar, WORLD, None), vocabulary, tokenizer, seed)
+    text, is_whole = write(ContentConstraint(grammar, Preamble()), vocabulary, tokenizer, seed)
     if is_whole:
         jsonschema.validate(json.loads(text), schema)
         assert text == text.rstrip()
@@ -191,7 +199,7 @@ def test_short_schemas_do_end(vocabulary: GrammarVocabulary, tokenizer: Tokenize
     schema = {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}
     grammar = json_grammar(vocabulary, schema)
     for seed in range(5):
-        constraint = ContentConstraint(grammar, WORLD, None)
+        constraint = ContentConstraint(grammar, Preamble())
         assert write(constraint, vocabulary, tokenizer, seed)[1]
 
 
@@ -202,12 +210,12 @@ def test_a_thought_is_free_and_the_content_is_not(
     thought = 'Hm, {"a"}, a </b>, User: and\n\nUsers.'
     reply = f'>\n{thought}</think>\n{{"name": "A\\n\\nUser: b", "age": 5}}'
     for closed in ("</think>", "</think>\n\n", "</think> "):
-        constraint = ContentConstraint(grammar, G1, Think.ON, G1.stops)
+        constraint = ContentConstraint(grammar, format_preamble(G1, Think.ON), G1.stops)
         text = reply.replace("</think>\n", closed)
         assert follow(constraint, tokenizer, text) == text
         assert constraint.is_complete
     for wrong in ("no tag", ">x\n\nUser:", ">x</think>Sure", '>x</think>\n{"age"', ">x</think>{}"):
-        constraint = ContentConstraint(grammar, G1, Think.ON, G1.stops)
+        constraint = ContentConstraint(grammar, format_preamble(G1, Think.ON), G1.stops)
         assert follow(constraint, tokenizer, wrong) != wrong
         assert not constraint.is_complete
 
@@ -226,7 +234,7 @@ def test_a_reply_cannot_end_before_its_content(
 
     num_whole = 0
     for seed in range(6):
-        constraint = ContentConstraint(grammar, G1, think, G1.stops)
+        constraint = ContentConstraint(grammar, format_preamble(G1, think), G1.stops)
         text, is_whole = write(constraint, vocabulary, tokenizer, seed, most=60, prefer=prefer)
         parts = ReplyParser(G1, think).push(text) if think else []
         content = "".join(part.text for part in parts if part.kind is ReplyKind.CONTENT)
@@ -246,12 +254,12 @@ def test_white_space_is_bounded(vocabulary: GrammarVocabulary, tokenizer: Tokeni
     def prefer(logits: torch.Tensor) -> None:
         logits[blank] += 50
 
-    constraint = ContentConstraint(grammar, WORLD, None)
+    constraint = ContentConstraint(grammar, Preamble())
     text, _ = write(constraint, vocabulary, tokenizer, 1, prefer=prefer)
     assert len(text.split()) > 3
     grammar = json_grammar(vocabulary, {"type": "object"})
     for indent in ('{"a": 1, "b": [1, 2]}', '{\n    "a": {\n        "b": []\n    }\n}', '{"a":1}'):
-        constraint = ContentConstraint(grammar, WORLD, None)
+        constraint = ContentConstraint(grammar, Preamble())
         assert follow(constraint, tokenizer, indent) == indent
         assert constraint.is_complete
 
@@ -288,7 +296,7 @@ def test_a_clients_own_compiler_options_change_nothing(
 ) -> None:
     options = {"item_separator": ";", "whitespace_pattern": "x*", "lenient": True}
     grammar = json_grammar(vocabulary, {"type": "array", "x-guidance": options})
-    constraint = ContentConstraint(grammar, WORLD, None)
+    constraint = ContentConstraint(grammar, Preamble())
     assert follow(constraint, tokenizer, "[1, 2]") == "[1, 2]"
 
 
@@ -380,7 +388,60 @@ def test_a_format_without_tags_begins_with_its_content(
 ) -> None:
     fmt: PromptFormat = G1.without_thinking()
     grammar = json_grammar(vocabulary, PERSON)
-    constraint = ContentConstraint(grammar, fmt, Think.OFF)
+    constraint = ContentConstraint(grammar, format_preamble(fmt, Think.OFF))
     text = ' {"name": "é😀", "age": -5}'
     assert follow(constraint, tokenizer, text) == text
     assert constraint.is_complete
+
+
+JSON_END = '{"name": "Bo", "age": 5}'
+
+
+@pytest.mark.parametrize(
+    ("prompt", "think", "reply", "thought"),
+    [
+        ("a\n<think>", Think.ON, f"hm</think>\n{JSON_END}", "hm"),
+        ("a\n<think>\n", Think.ON, f"hm</think>{JSON_END}", "hm"),
+        ("a <thi", Think.ON, f"nk>hm</think>{JSON_END}", "hm"),
+        ("a <think", Think.OFF, f"></think>\n{JSON_END}", ""),
+        ("a <think>", Think.OFF, f"</think>{JSON_END}", ""),
+        ("assistant\n", Think.ON, f"<think>hm</think>\n{JSON_END}", "hm"),
+        ("assistant\n", Think.HIGH, f"<think>hm</think>\n{JSON_END}", "hm"),
+        ("assistant\n", Think.OFF, JSON_END, ""),
+        ("a <think>\n\n</think>\n\n", Think.ON, JSON_END, ""),
+        ("a <think></thi", Think.OFF, f"nk>{JSON_END}", ""),
+        ("a <think></think", Think.ON, f">{JSON_END}", ""),
+    ],
+)
+def test_what_a_template_has_left_open_comes_before_the_content(
+    vocabulary: GrammarVocabulary,
+    tokenizer: Tokenizer,
+    prompt: str,
+    think: Think,
+    reply: str,
+    thought: str,
+) -> None:
+    preamble = tagged_preamble(prompt, "<think>", "</think>", think)
+    grammar = json_grammar(vocabulary, PERSON)
+    constraint = ContentConstraint(grammar, preamble)
+    assert follow(constraint, tokenizer, reply) == reply
+    assert constraint.is_complete
+    byte_by_byte = ContentConstraint(grammar, preamble)  # however it is cut into tokens
+    for token_id in vocabulary.byte_tokens(reply.encode()) or []:
+        mask = byte_by_byte.mask()
+        assert mask is not None
+        assert mask[token_id]
+        byte_by_byte.accept(token_id)
+    assert byte_by_byte.is_complete
+    for wrong in (f"x{reply}", f" {reply[1:]}" if reply != JSON_END else "x"):
+        if preamble.literal:
+            assert follow(ContentConstraint(grammar, preamble), tokenizer, wrong) == ""
+    parser = TaggedReplyParser(prompt, "<think>", "</think>")
+    parts = [*parser.push(reply), *parser.flush()]
+    read = {kind: "".join(each.text for each in parts if each.kind is kind) for kind in ReplyKind}
+    assert read == {ReplyKind.THINKING: thought, ReplyKind.CONTENT: JSON_END}
+
+
+def test_without_a_mode_of_thinking_a_reply_is_all_content() -> None:
+    assert tagged_preamble("a <think>", "<think>", "</think>", None) == Preamble()
+    assert format_preamble(G1, None) == Preamble()
