@@ -64,13 +64,40 @@ def command_module(name: str) -> CommandModule:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The words of a command line; `command` is the name of the command that carries it out.
 
-    Leaves with exit code 2 and one line for wrong usage, with 0 after --help and --version.
+    Leaves with exit code 2 and one line for wrong usage, with 0 after --help and --version, and
+    after the help that no words at all get.
     """
     if argv and argv[0] == "__complete":
         return argparse.Namespace(command="complete_words", words=argv[1:])
     if argv and argv[0] == "help":
         argv = [*argv[1:2], "--help"]
-    return _parser().parse_args(spell_out_think(argv))
+    parser = _parser()
+    if argv and not argv[0].startswith("-"):
+        _check_command(parser, argv[0])
+    parsed, unknown = parser.parse_known_args(spell_out_think(argv or ["--help"]))
+    if unknown or "command" not in parsed:
+        parser.error(_unexpected(unknown) if unknown else "which command?")
+    return parsed
+
+
+def _check_command(parser: argparse.ArgumentParser, word: str) -> None:
+    known = [name for row in COMMANDS for name in (row.name, *row.aliases)]
+    if word in known:
+        return
+    # Imported here: only those who mistype wait for it.
+    import difflib  # noqa: PLC0415
+
+    similar = difflib.get_close_matches(word, known, n=1)
+    hint = f"; did you mean `anser {similar[0]}`?" if similar else ""
+    parser.error(f'unknown command "{word}"{hint}')
+
+
+def _unexpected(words: Sequence[str]) -> str:
+    """What is wrong with words that nothing takes. argparse also counts those behind a flag that it
+    does not know, so that the flags are what is wrong if there are any.
+    """
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    return f"unknown flag: {flags[0]}" if flags else f"unexpected: {' '.join(words)}"
 
 
 def command_parser(word: str) -> argparse.ArgumentParser | None:
@@ -92,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", "-v", action=_ShowVersion, help="show the version and leave")
     commands = parser.add_subparsers(
-        metavar="COMMAND", required=True, title="commands", parser_class=_CommandParser
+        metavar="COMMAND", title="commands", parser_class=_CommandParser
     )
     for row in COMMANDS:
         commands.add_parser(row.name, help=row.help, aliases=row.aliases, command=row.name)
@@ -137,7 +164,7 @@ class _CommandParser(_Parser):
         finally:
             self._is_inside = False
         if unknown:
-            self.error(f"unknown: {' '.join(unknown)}")
+            self.error(_unexpected(unknown))
         return parsed, unknown
 
 

@@ -37,6 +37,8 @@ _MAX_ERROR_BYTES = 4096
 _MAX_ERROR_CHARS = 200
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429)
+# A number that users would have to look up stands before the words that say it.
+_NUMBERED = re.compile(r"^\[Errno -?\d+\] ")
 
 # Writes a body anew for each attempt.
 Body = Callable[[], AsyncIterator[bytes]]
@@ -251,4 +253,5 @@ async def _words(response: httpx.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip() or type(error).__name__
+    text = _NUMBERED.sub("", str(error)).strip()
+    return text or type(error).__name__

@@ -84,11 +84,33 @@ def test_a_models_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("serve", "--port", "1"), ("serve", "now"), ("dance",), (), ("create",), ("--loud",)]
+    "words", [("serve", "--port", "1"), ("serve", "now"), ("dance",), ("create",), ("--loud",)]
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
     problem = one_line(Anser(tmp_path, tmp_path / "models").run(*words), 2)
     assert "--help`" in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("dance",), 'unknown command "dance"; see `anser --help`'),
+        (("lst",), 'unknown command "lst"; did you mean `anser list`?; see `anser --help`'),
+        (("--loud",), "unknown flag: --loud; see `anser --help`"),
+        (("--loud=1", "ps"), "unknown flag: --loud; see `anser --help`"),
+        (("run", "demo", "--loud", "Hello"), "unknown flag: --loud; see `anser run --help`"),
+        (("ps", "a", "b"), "unexpected: b; see `anser ps --help`"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, words: tuple[str, ...], problem: str) -> None:
+    result = Anser(tmp_path, tmp_path / "models").run(*words)
+    assert one_line(result, 2).strip() == f"Error: {problem}"
+
+
+def test_no_words_get_the_help(tmp_path: Path) -> None:
+    anser = Anser(tmp_path, tmp_path / "models")
+    help_page, nothing = anser.run("--help"), anser.run()
+    assert (nothing.returncode, nothing.stdout) == (0, help_page.stdout)
 
 
 def test_help_and_version(tmp_path: Path) -> None:
@@ -167,7 +189,7 @@ def test_serve_takes_flags_and_a_file(anser: Anser, tmp_path: Path) -> None:
 def test_help_of_a_command_in_both_ways(bare: Anser) -> None:
     assert bare.run("help", "run").stdout == bare.run("run", "--help").stdout
     assert bare.run("help").stdout == bare.run("--help").stdout
-    assert "'dance'" in one_line(bare.run("help", "dance"), 2)
+    assert '"dance"' in one_line(bare.run("help", "dance"), 2)
     assert bare.run("ls").stdout == bare.run("list").stdout
 
 

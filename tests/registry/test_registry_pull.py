@@ -14,6 +14,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rwkv_core.errors import AnserError
 from server.demo_model import DEMO_FILE, DEMO_NAME, ensure_demo_model
 from server.names import ModelName
+from server.registry.client import translated
 from server.registry.errors import RegistryError, TemporaryError
 from server.store import Store, StoreError
 from server.stored_model import open_model
@@ -446,6 +448,10 @@ def test_what_is_not_there(store: Store, registry: Registry) -> None:
 def test_no_registry_there(store: Store) -> None:
     with pytest.raises(RegistryError, match=r"pull model manifest: cannot reach 127.0.0.1:1 \("):
         pull_once(store, "127.0.0.1:1/a/b")
+    url = httpx.URL("http://nowhere.invalid/a/b")
+    words = r"cannot reach nowhere.invalid \(Name or service not known\); "
+    with pytest.raises(RegistryError, match=words), translated(url):
+        raise httpx.ConnectError("[Errno -2] Name or service not known")
 
 
 @pytest.mark.parametrize(
