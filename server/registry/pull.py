@@ -21,6 +21,8 @@ from server.registry.registry import Registry, SharedDownload
 from server.store import Store, StoreError
 from server.stored_model import ForeignModelError, read_model
 
+PULLED = status("success")
+
 
 async def pull(registry: Registry, name: ModelName, url: str) -> AsyncGenerator[Json]:
     """Brings `name` from the registry at `url`; yields progress objects, "success" the last.
@@ -57,7 +59,7 @@ async def pull(registry: Registry, name: ModelName, url: str) -> AsyncGenerator[
     if unused:
         yield status("removing unused layers")
         await run(remove_unused_blobs, store, unused)
-    yield status("success")
+    yield PULLED
 
 
 class _Blobs:
