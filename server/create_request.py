@@ -20,6 +20,7 @@ from server.manifests import DamagedModelError
 from server.names import ModelName
 from server.new_model import CreateError, NewModel
 from server.schemas import Message
+from server.short_names import full_name
 from server.store import Store
 from server.stored_model import MESSAGE_ROLES, ForeignModelError, StoredModel
 
@@ -41,6 +42,21 @@ def check_request(asked: CreateRequest) -> ModelName:
         if "" in (files or {}).values():
             raise ApiError(400, "invalid digest format")
     return ModelName.parse(asked.model or asked.name)
+
+
+def missing_source(store: Store, asked: CreateRequest) -> ModelName | None:
+    """The model that the new one is to be made from, if that is one that must be pulled first.
+
+    Raises InvalidNameError.
+    """
+    if not asked.source:
+        return None
+    name = ModelName.parse(asked.source)
+    try:
+        is_stored = find_stored(store, asked.source) is not None
+    except (DamagedModelError, ForeignModelError):
+        return None  # the create says what is wrong with it
+    return None if is_stored else full_name(name)
 
 
 def create_from_request(

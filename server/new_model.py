@@ -90,7 +90,7 @@ def _find_source(store: Store, source: str, folder: Path) -> Path | StoredModel:
     if found is None:
         raise CreateError(
             f"FROM {source}: there is neither a file of that name in {folder.resolve()}, "
-            "nor a model in `anser list`"
+            "nor a model in `anser list`; correct it, or fetch the model with `anser pull` first"
         )
     return found
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from server.cli.client import Client, Json
-from server.cli.human import go_duration
 from server.cli.terminal import ReplyWriter, Spinner
+from server.human import go_duration
 from server.modelfile import ParameterValue
 
 _SECOND_NS = 10**9

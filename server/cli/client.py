@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from server import loopback
 from server.cli.authorization import authorization
 from server.cli.errors import CommandError, ConnectionLostError, ServerError
+from server.loopback import is_loopback
 
 Json = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ class Client:
                 headers=authorization(),
                 timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
                 # A proxy of the environment is for the internet, never for this machine.
-                trust_env=not is_loopback(url),
+                trust_env=not is_loopback(urlsplit(url).hostname or ""),
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"{url} is no address ({error}); correct OLLAMA_HOST") from error
@@ -142,10 +142,6 @@ class Client:
             raise ConnectionLostError(
                 f"the server at {self.url} is gone ({reason}); start it again with `anser serve`"
             ) from error
-
-
-def is_loopback(url: str) -> bool:
-    return loopback.is_loopback(urlsplit(url).hostname or "")
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from server.cli.client import Client, is_loopback
-from server.cli.errors import CommandError
+from server.cli.client import Client
+from server.cli.models import is_this_machine, no_server
 from server.cli.private_server import private_server
 from server.cli.terminal import Spinner, has_colour
 from server.settings import Settings
@@ -17,17 +17,14 @@ from server.settings import Settings
 def connected(settings: Settings, purpose: str = "chat") -> Iterator[Client]:
     """A client of a server that answers; `purpose` is what the user wants of it.
 
-    Where none answers at a loopback address, a private one is started and ended with the block.
+    Where none answers on this machine, a private one is started and ended with the block.
     Raises CommandError when the address is elsewhere: no server of this machine can be meant then.
     """
     with ExitStack() as stack:
         client = stack.enter_context(Client(settings.url))
         if not client.is_up():
-            if not is_loopback(settings.url):
-                raise CommandError(
-                    f"no server answers at {settings.url}; "
-                    "start `anser serve` there, or unset OLLAMA_HOST"
-                )
+            if not is_this_machine(settings):
+                raise no_server(settings.url)
             client = stack.enter_context(Client(_start_private_server(stack, purpose)))
         yield client
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from server.cli import argument_types
 from server.cli.client import Client, Json
-from server.cli.human import human_age, human_bytes
 from server.cli.models import is_this_machine, no_server
 from server.cli.moments import seconds_of
 from server.cli.table import print_table
 from server.go_text import rfc3339
+from server.human import human_age, human_bytes
 from server.manifests import DamagedModelError
 from server.settings import Settings
 from server.store import Store

@@ -8,11 +8,11 @@ import time
 
 from server.cli import argument_types
 from server.cli.client import Json
-from server.cli.human import human_bytes, human_until
 from server.cli.list import ID_LENGTH
 from server.cli.models import server_of
 from server.cli.moments import seconds_of
 from server.cli.table import print_table
+from server.human import human_bytes, human_until
 from server.settings import Settings
 
 _HEADER = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")

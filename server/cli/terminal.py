@@ -12,7 +12,7 @@ import unicodedata
 from types import TracebackType
 from typing import TextIO
 
-from server.cli.human import human_bytes
+from server.human import human_bytes
 
 # What a model says must not steer the terminal: all control characters but newline and tab.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

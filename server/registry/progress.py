@@ -7,9 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from server.jobs import Json
 from server.registry.download import short_digest
-
-Json = dict[str, Any]
 
 # Unchanged progress is told again so often, so that clients see that the server is there.
 _REPEAT_S = 1.0

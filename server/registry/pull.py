@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 
-from server.cli.human import human_bytes
 from server.errors import ApiError
+from server.human import human_bytes
+from server.jobs import Json
 from server.manifests import DamagedModelError, Layer, Manifest
 from server.names import ModelName
 from server.pruning import digests_of, remove_unused_blobs
@@ -15,10 +16,12 @@ from server.registry.client import RegistryClient
 from server.registry.errors import LyingError, RegistryError
 from server.registry.manifest import check_family, distinct_layers, fetch_manifest
 from server.registry.partial_file import partial_bytes
-from server.registry.progress import Json, follow, status, transfer
+from server.registry.progress import follow, status, transfer
 from server.registry.registry import Registry, SharedDownload
 from server.store import Store, StoreError
 from server.stored_model import ForeignModelError, read_model
+
+PULLED = status("success")
 
 
 async def pull(registry: Registry, name: ModelName, url: str) -> AsyncGenerator[Json]:
@@ -52,11 +55,11 @@ async def pull(registry: Registry, name: ModelName, url: str) -> AsyncGenerator[
     yield status("writing manifest")
     old = await run(lambda: set(digests_of(store, name)))
     await run(store.write_manifest_file, name, data)
-    unused = old - _digests_of(manifest)
+    unused = old - {layer.digest for layer in (config, *others)}
     if unused:
         yield status("removing unused layers")
         await run(remove_unused_blobs, store, unused)
-    yield status("success")
+    yield PULLED
 
 
 class _Blobs:
@@ -181,7 +184,3 @@ def _check_model(store: Store, name: ModelName, manifest: Manifest, new: Sequenc
 def _stored_or_same(store: Store, name: ModelName) -> ModelName:
     """The name in the case it is stored under, if it is."""
     return store.canonical_name(name) or name
-
-
-def _digests_of(manifest: Manifest) -> set[str]:
-    return {layer.digest for layer in distinct_layers(manifest)}

@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from server.errors import model_not_found
+from server.jobs import Json
 from server.manifests import MANIFEST_TYPE, DamagedModelError, Manifest, parse_manifest
 from server.names import ModelName
 from server.registry.client import RegistryClient, persistently
 from server.registry.errors import UnauthorizedError
 from server.registry.limits import Limits
 from server.registry.manifest import distinct_layers, manifest_path
-from server.registry.progress import Json, follow, status, transfer
+from server.registry.progress import follow, status, transfer
 from server.registry.registry import Registry
 from server.registry.tasks import end_all
 from server.registry.upload import BlobUpload

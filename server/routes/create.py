@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
-from server.create_request import check_request, create_from_request
+from server.create_request import check_request, create_from_request, missing_source
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.go_text import go_quote
 from server.jobs import Json, only_last, run_job
@@ -20,6 +20,8 @@ from server.manage_schemas import CreateRequest
 from server.manifests import DamagedModelError
 from server.names import ModelName
 from server.openapi import takes, uploads
+from server.registry.address import registry_url
+from server.registry.pull import PULLED, pull
 from server.store import DigestMismatchError
 from server.streaming import ReplyResponse
 from server.uploads import Upload, check_room
@@ -41,12 +43,27 @@ async def create(request: Request) -> Response:
 async def _create(
     context: ServerContext, name: ModelName, asked: CreateRequest
 ) -> AsyncGenerator[Json]:
+    async with aclosing(_pull_source(context, asked)) as steps:
+        async for step in steps:
+            yield step
     work = partial(create_from_request, context.store, name, asked)
     async with context.creating, aclosing(run_job(work)) as statuses:
         async for status in statuses:
             yield status
     await context.let_go_of(name)
     yield {"status": "success"}
+
+
+async def _pull_source(context: ServerContext, asked: CreateRequest) -> AsyncGenerator[Json]:
+    """What a pull says of the model that `from` names; nothing where it is stored."""
+    source = await asyncio.to_thread(missing_source, context.store, asked)
+    if source is None:
+        return
+    url = registry_url(asked.source, source, is_insecure=False)
+    async with aclosing(pull(context.registry, source, url)) as steps:
+        async for step in steps:
+            if step != PULLED:  # clients would take it for the end of the create
+                yield step
 
 
 @router.head("/api/blobs/{digest}")

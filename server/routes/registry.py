@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import ClassVar
 
 from fastapi import APIRouter, Request
@@ -12,10 +11,10 @@ from starlette.responses import Response
 from server.context import context_of, read_request
 from server.errors import ApiError
 from server.go_decode import GoModel
+from server.jobs import Json, only_last
 from server.names import InvalidNameError, ModelName
 from server.openapi import takes
 from server.registry.address import registry_url
-from server.registry.progress import Json
 from server.registry.pull import pull
 from server.registry.push import push
 from server.short_names import full_name
@@ -73,13 +72,4 @@ def _parse(text: str) -> ModelName:
 
 
 def _reply(objects: AsyncGenerator[Json], asked: TransferRequest) -> Response:
-    return ReplyResponse(objects if asked.stream else _last(objects), stream=asked.stream)
-
-
-async def _last(objects: AsyncGenerator[Json]) -> AsyncGenerator[Json]:
-    """Only the last of the objects: for clients that want one answer."""
-    last: Json = {}
-    async with aclosing(objects):
-        async for each in objects:
-            last = each
-    yield last
+    return ReplyResponse(objects if asked.stream else only_last(objects), stream=asked.stream)

@@ -125,6 +125,38 @@ def test_a_call_is_of_an_offered_tool(server: RunningServer, think: bool) -> Non
         assert "```json" not in answer["message"]["content"]
 
 
+def deep(num_levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(num_levels):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"enum": [-(1 << 63)]}, "the number -9.223e+18 in it is too large"),
+        ({"enum": [1 << 64]}, "too large"),
+        ({"type": "number", "maximum": 1e300}, "too large"),
+        (deep(200), "nested too deep: at most 64 levels"),
+        ({"$defs": {"a": {"anyOf": [{"$ref": f"#{i}"} for i in range(301)]}}}, "at most 300"),
+        ({"type": "string", "pattern": "a" * 10_001}, "at most 10000 characters"),
+        ({"type": "string", "pattern": "(" * 1000 + ")" * 1000}, "regex parse error"),
+    ],
+)
+def test_a_schema_past_the_limits_is_refused_and_the_server_goes_on(
+    server: RunningServer, schema: dict[str, Any], words: str
+) -> None:
+    response = server.post("/api/generate", model=ENDLESS, prompt="x", format=schema)
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert error.startswith("invalid JSON schema in format: ")
+    assert words in error
+    tool = {**PIZZA, "function": {"name": "x", "parameters": {"properties": {"a": schema}}}}
+    body = {"model": DEMO, "messages": ADA, "tools": [tool], "options": {"num_predict": 3}}
+    assert server.answer("/api/chat", **body)["eval_count"] == 3
+
+
 @needs_demo
 def test_logprobs_of_a_reply_with_a_thought(server: RunningServer) -> None:
     body: dict[str, Any] = {

@@ -20,12 +20,12 @@ from rwkv_core.checkpoint.gguf_writer import MetadataValue
 from rwkv_core.engine import Engine
 from server.chat_templates import jinja_process
 from server.chat_templates.jinja_process import JinjaProcess
+from server.demo_model import DEMO_FILE
 from server.names import ModelName
 from server.settings import Settings
 from server.store import Store
 from server.stored_model import ModelParts, open_model, write_model
 from tests.tools.running_server import (
-    DEMO,
     ENDLESS,
     RunningServer,
     needs_demo,
@@ -62,16 +62,17 @@ JINJA_TEMPLATES = {
 }
 
 
-# The demo model thinks in these words. They end in the opening tag, in a part of it, before it,
-# or behind a thought that is closed.
-SPOKEN = "{{ range .Messages }}User: {{ .Content }}\n\n{{ end }}Assistant:"
-IN_STORE = "{{ if .Nothing }}<think>{{ .Thinking }}</think>{{ end }}"  # shows the tags
+# Of a turn that is over, which shows the tags.
+THOUGHT = "{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}"
+# The demo model speaks and thinks in these words.
+SPOKEN = "{{ range .Messages }}" + THOUGHT + "User: {{ .Content }}\n\n{{ end }}Assistant:"
+# They end in the opening tag, in a part of it, before it, or behind a thought that is closed.
 DEMO_TEMPLATES = {
     "demo-open": SPOKEN + " <think>",
     "demo-half": SPOKEN + " <thi",
     "demo-none": SPOKEN + " ",
     "demo-closed": SPOKEN + " <think></think>",
-    "demo-chatml": CHATML + "<think>",
+    "demo-chatml": CHATML.replace("{{ .Content }}", THOUGHT + "{{ .Content }}") + "<think>",
 }
 AGE = {
     "type": "object",
@@ -98,12 +99,10 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
             metadata: dict[str, MetadataValue] = {"tokenizer.chat_template": template}
             convert_to_gguf(checkpoint, BYTES, file, name=name, extra_metadata=metadata)
         write_model(store, ModelName.parse(name), store.add_blob(file), ModelParts())
-    demo = open_model(store, ModelName.parse(DEMO))
-    if demo is not None:
-        blob = store.add_blob(demo.path)
+    if DEMO_FILE.is_file():
+        blob = store.add_blob(DEMO_FILE)
         for name, template in DEMO_TEMPLATES.items():
-            parts = ModelParts(template=f"{IN_STORE}{template}")
-            write_model(store, ModelName.parse(name), blob, parts)
+            write_model(store, ModelName.parse(name), blob, ModelParts(template=template))
     with running(Settings(models=folder, device="cpu")) as server:
         yield server
 
@@ -301,7 +300,6 @@ def test_a_format_behind_a_thought_through_a_template(
             "/api/chat", model=model, messages=messages, format=AGE, think=think,
             options={"seed": seed, "num_predict": 600},
         )  # fmt: skip
-        print(model, think, seed, answer)
         assert answer["done_reason"] == "stop"
         jsonschema.validate(json.loads(answer["message"]["content"]), AGE)
         has_thought = think and model != "demo-closed"
@@ -321,14 +319,3 @@ def test_a_format_through_the_template_of_an_endless_model(server: RunningServer
     assert answer["message"]["thinking"]
     assert answer["message"]["content"] == ""
     assert answer["done_reason"] == "length"
-
-
-@needs_demo
-def test_calls_through_a_template_follow_no_format_of_ours(server: RunningServer) -> None:
-    """The template has its own words for them."""
-    loaded = server.answer("/api/chat", model="tools", messages=[])
-    assert loaded["done_reason"] == "load"
-    answer = server.answer(
-        "/api/chat", model="tools", messages=HELLO, tools=[WEATHER], options=GREEDY
-    )
-    assert answer["eval_count"] == GREEDY["num_predict"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.cli.human import human_until
 from server.cli.ps import processor
+from server.human import human_until
 from server.names import ModelName
 from server.store import Store
 from tests.cli.conftest import create

@@ -81,7 +81,7 @@ def test_what_cannot_be_sent_or_made_is_said(client: Client, tmp_path: Path) -> 
     (tmp_path / "text.gguf").write_text("hello")
     (tmp_path / "folder").mkdir()
     for text, problem in (
-        ("FROM nobody\n", "model 'nobody' not found"),
+        ("FROM 127.0.0.1:1/a/nobody\n", "pull model manifest: cannot reach 127.0.0.1:1"),
         ("FROM text.gguf\n", "text.gguf: is no .pth"),
         ("FROM folder\n", "is a folder without a model file"),
         ("FROM rwkv7-g1-endless\nADAPTER none.pth\n", "there is no file of that name in"),

@@ -134,6 +134,35 @@ def test_errors_of_a_pull(server: RunningServer, registry: Registry) -> None:
     assert server.post("/api/show", model=f"{registry.host}/team/llama:8b").status_code == 404
 
 
+def test_a_model_is_made_of_one_that_is_pulled_for_it(
+    server: RunningServer, registry: Registry
+) -> None:
+    source, store = f"{registry.host}/{DEMO_PATH}", server.context.store
+    forget(server, source)
+    body: dict[str, Any] = {"model": "child", "from": source, "system": "Be kind."}
+    steps = server.stream("/api/create", **body)
+    said = [step["status"] for step in steps]
+    assert said[0] == "pulling manifest"
+    assert any(step.get("completed") for step in steps)
+    assert said.count("success") == 1
+    assert said[-1] == "success"
+    child = open_model(store, ModelName.parse("child"))
+    assert child is not None
+    assert child.system == "Be kind."
+    assert open_model(store, ModelName.parse(source)) is not None
+    registry.seen.clear()
+    assert server.post("/api/create", **body, stream=False).json() == {"status": "success"}
+    assert not registry.seen, "what is here is not asked for"
+    for name in ("child", source):
+        forget(server, name)
+    missing = {"error": "pull model manifest: file does not exist"}
+    body["from"] = f"{registry.host}/team/nothing"
+    assert server.stream("/api/create", **body)[-1] == missing
+    response = server.post("/api/create", **body, stream=False)
+    assert (response.status_code, response.json()) == (500, missing)
+    assert server.post("/api/show", model="child").status_code == 404
+
+
 def test_errors_of_a_push(server: RunningServer) -> None:
     lines = server.stream("/api/push", model="127.0.0.1:1/a/b")
     assert lines == [
