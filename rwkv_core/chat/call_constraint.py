@@ -40,6 +40,9 @@ from rwkv_core.tokenizer import IncrementalDecoder, Tokenizer
 
 # Characters in which a call must have begun, fence included.
 _MAX_OPENING_CHARS = 64
+# Tokens in which a call has to be complete; in a longer one the model may end the reply. One that has
+# lost its way would otherwise go on inside a text for ever.
+_MAX_CLOSED_TOKENS = 256
 # Every token that may complete the opening has its last character.
 _OPENING_END = b":"
 
@@ -97,12 +100,14 @@ class CallConstraint:
         self._fence = fmt.tools.call_open
         self._head: str | None = ""  # content since its beginning or the last call; None: no call
         self._call: GrammarMatch | None = None
+        self._num_in_call = 0
 
     def mask(self) -> Tensor | None:
         if self._call is not None:
-            # A model that has lost its way may end the reply: or it goes on inside a text for ever.
-            mask = self._call.mask().clone()
-            mask[self._vocabulary.eos_token_ids] = True
+            mask = self._call.mask()
+            if self._num_in_call > _MAX_CLOSED_TOKENS:
+                mask = mask.clone()
+                mask[self._vocabulary.eos_token_ids] = True
             return mask
         refused = self._refused()
         if not refused:
@@ -115,6 +120,7 @@ class CallConstraint:
         text = self._decoder.push(token_id)
         if self._call is not None:
             self._call.accept(token_id)
+            self._num_in_call += 1
             if self._call.is_over:
                 self._call, self._head = None, ""
             else:
@@ -133,7 +139,7 @@ class CallConstraint:
             call = self._grammar.begin()
             call.accept_bytes(self._head[opening.end() :].encode())
             call.prepare()
-            self._call = call
+            self._call, self._num_in_call = call, 0
         elif not self._may_open():
             self._head = None
 

@@ -368,15 +368,19 @@ def test_a_call_that_has_begun_is_one(vocabulary: GrammarVocabulary, tokenizer: 
     for seed in range(10):
         constraint = calls(vocabulary, tokenizer, Think.OFF)
         follow(constraint, tokenizer, '>```json\n{"name":')
-        written = ""
+        written, num_tokens = "", 0
         choices = random.Random(seed)
         while "\n```" not in written and len(written) < 2000:
             mask = constraint.mask()
             assert mask is not None
             token_id = choices.choice(mask.nonzero().squeeze(1).tolist())
+            if token_id in vocabulary.eos_token_ids:  # a long one may be left
+                assert num_tokens > 256
+                break
+            num_tokens += 1
             constraint.accept(token_id)
             written += tokenizer.decode([token_id])
-        if len(written) < 2000:
+        if "\n```" in written:
             call = json.loads('{"name":' + written.removesuffix("\n```"))
             tool: Any = schemas.get(call["name"], {"function": {}})
             parameters = tool["function"].get("parameters", {"type": "object"})
