@@ -24,7 +24,7 @@ MAX_PATTERN_CHARS = 10_000
 MAX_INTEGER = 1 << 53
 # Of the digits of `multipleOf`, without the point: the compiler has a state for each remainder. It
 # brings several of them together, and a large one takes it hours.
-MAX_MULTIPLE = 1000
+MAX_MULTIPLE = 10_000
 # Powers of ten up to it are exact as doubles, so that reading a number rounds at most once.
 _MAX_EXPONENT = 22
 
@@ -58,7 +58,8 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(value, is_exact)
             if key == "multipleOf":
-                multiple = math.lcm(multiple, _digits(value)[0])
+                significand, exponent = _digits(value)
+                multiple = math.lcm(multiple, significand * 10 ** max(exponent, 0))
                 _check_multiple(value, multiple)
     if len(references) > MAX_REFERENCES:
         raise GrammarError(f"it has too many different references: at most {MAX_REFERENCES}")
