@@ -22,6 +22,9 @@ MAX_REFERENCES = 300
 MAX_PATTERN_CHARS = 10_000
 # Above it doubles skip integers.
 MAX_INTEGER = 1 << 53
+# Of the digits of `multipleOf`, without the point: the compiler has a state for each remainder. It
+# brings several of them together, and a large one takes it hours.
+MAX_MULTIPLE = 10_000
 # Powers of ten up to it are exact as doubles, so that reading a number rounds at most once.
 _MAX_EXPONENT = 22
 
@@ -44,6 +47,7 @@ class _Node(NamedTuple):
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises GrammarError, naming the limit, for a schema that the compiler cannot be given."""
     references: set[str] = set()
+    multiple = 1
     for value, key, depth, is_exact in _nodes(schema):
         if depth > MAX_DEPTH:
             raise GrammarError(f"it is nested too deep: at most {MAX_DEPTH} levels")
@@ -53,6 +57,10 @@ def check_schema(schema: Mapping[str, Any]) -> None:
                 references.add(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(value, is_exact)
+            if key == "multipleOf":
+                significand, exponent = _digits(value)
+                multiple = math.lcm(multiple, significand * 10 ** max(exponent, 0))
+                _check_multiple(value, multiple)
     if len(references) > MAX_REFERENCES:
         raise GrammarError(f"it has too many different references: at most {MAX_REFERENCES}")
 
@@ -98,14 +106,30 @@ def _check_number(number: int | float, is_exact: bool) -> None:
         raise GrammarError(f"the number {_short(number)} in it is too large: at most 63 bits")
 
 
+def _check_multiple(number: int | float, multiple: int) -> None:
+    if number <= 0:
+        raise GrammarError("multipleOf in it must be greater than 0")
+    if multiple > MAX_MULTIPLE:
+        raise GrammarError(
+            f"multipleOf {number!r} in it, with those before it, has too many remainders: "
+            f"at most {MAX_MULTIPLE}"
+        )
+
+
 def _check_digits(number: int | float) -> None:
     """The compiler reads a number and writes it: it must come out as the same one."""
-    _, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
-    assert isinstance(exponent, int)  # it is finite
-    if int("".join(map(str, digits))) > MAX_INTEGER or abs(exponent) > _MAX_EXPONENT:
+    significand, exponent = _digits(number)
+    if significand > MAX_INTEGER or abs(exponent) > _MAX_EXPONENT:
         raise GrammarError(
             f"the number {number!r} in it has too many digits: at most 15, and 22 behind the point"
         )
+
+
+def _digits(number: int | float) -> tuple[int, int]:
+    """Its digits as an integer, and the power of ten that they are multiplied with."""
+    _, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
+    assert isinstance(exponent, int)  # it is finite
+    return int("".join(map(str, digits))), exponent
 
 
 def _short(number: int | float) -> str:

@@ -116,7 +116,7 @@ def test_schemas_at_the_limits_do_not_end_the_process() -> None:
         "[" * 99 + "a" + "]" * 99,
     ]  # fmt: skip
     schemas += [{"type": "string", "pattern": each} for each in patterns]
-    schemas += [{"$ref": "#"}, {"anyOf": [{"$ref": "#"}]}, {"type": "integer", "multipleOf": 0}]
+    schemas += [{"$ref": "#"}, {"anyOf": [{"$ref": "#"}]}, {"type": "integer", "multipleOf": 99.7}]
     assert len(in_a_child(schemas)) == len(schemas)
 
 
@@ -141,6 +141,12 @@ def test_schemas_at_the_limits_do_not_end_the_process() -> None:
         ({"enum": [float("inf")]}, "no number"),
         ({"minimum": float("nan")}, "no number"),
         ({"default": 1 << 64}, "at most 63 bits"),
+        # Took hours.
+        ({"type": "integer", "multipleOf": 206341.65}, "at most 10000"),
+        ({"allOf": [{"multipleOf": 197}, {"multipleOf": 89}]}, "at most 10000"),
+        ({"multipleOf": 1_000_000}, "at most 10000"),
+        ({"multipleOf": 0}, "greater than 0"),
+        ({"multipleOf": -5}, "greater than 0"),
     ],
 )
 def test_refusals_name_the_limit(vocabulary: GrammarVocabulary, schema: Schema, words: str) -> None:
