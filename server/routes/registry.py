@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import ClassVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.context import context_of, read_request
+from server.context import ServerContext, context_of, read_request
 from server.errors import ApiError
 from server.go_decode import GoModel
 from server.jobs import Json, only_last
 from server.names import InvalidNameError, ModelName
 from server.openapi import takes
 from server.registry.address import registry_url
-from server.registry.pull import pull
+from server.registry.pull import PULLED, pull
 from server.registry.push import push
 from server.short_names import full_name
 from server.streaming import ReplyResponse
@@ -51,7 +52,7 @@ async def pull_model(request: Request) -> Response:
     text = asked.model or asked.name
     name = full_name(_parse(text))
     url = registry_url(text, name, is_insecure=asked.insecure)
-    return _reply(pull(context_of(request).registry, name, url), asked)
+    return _reply(_pulled(context_of(request), name, url), asked)
 
 
 @router.post("/api/push", openapi_extra=takes(PushRequest))
@@ -63,6 +64,15 @@ async def push_model(request: Request) -> Response:
     name = _parse(text)
     url = registry_url(text, name, is_insecure=asked.insecure)
     return _reply(push(context_of(request).registry, name, url, text), asked)
+
+
+async def _pulled(context: ServerContext, name: ModelName, url: str) -> AsyncGenerator[Json]:
+    """The pull; a version that was in memory before leaves it."""
+    async with aclosing(pull(context.registry, name, url)) as steps:
+        async for step in steps:
+            if step == PULLED:
+                await context.let_go_of(name)
+            yield step
 
 
 def _parse(text: str) -> ModelName:

@@ -134,6 +134,25 @@ def test_errors_of_a_pull(server: RunningServer, registry: Registry) -> None:
     assert server.post("/api/show", model=f"{registry.host}/team/llama:8b").status_code == 404
 
 
+def test_a_new_version_takes_the_old_one_out_of_memory(
+    server: RunningServer, registry: Registry, weights: str
+) -> None:
+    name = f"{registry.host}/{HELD}"
+    config: dict[str, Any] = {"model_family": "rwkv7"}
+    assert pull_lines(server, name)[-1] == {"status": "success"}
+    answer = server.answer("/api/generate", model=name, prompt="Hello!", keep_alive=-1)
+    assert answer["response"]
+    assert pull_lines(server, name)[-1] == {"status": "success"}
+    running = [model["name"] for model in server.http.get("/api/ps").json()["models"]]
+    assert name in running, "the same version stays"
+    newer = DEMO_FILE.read_bytes() + b"\0\0"
+    registry.add_manifest(HELD, config, model=newer)
+    assert pull_lines(server, name)[-1] == {"status": "success"}
+    wait_until(lambda: name not in server.http.get("/api/ps").text)
+    assert server.answer("/api/generate", model=name, prompt="Hello!")["response"]
+    forget(server, name, digest_of(newer))
+
+
 def test_a_model_is_made_of_one_that_is_pulled_for_it(
     server: RunningServer, registry: Registry
 ) -> None:
