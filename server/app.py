@@ -13,18 +13,14 @@ from starlette.responses import Response
 
 from rwkv_core.chat.prompt_format import load_prompt_formats
 from rwkv_core.errors import AnserError
-from server.access import CrossOrigin, HostCheck, RequestLog
-from server.api_keys import ApiKeyCheck
+from server.access.api_keys import ApiKeyCheck
+from server.access.middleware import CrossOrigin, HostCheck, RequestLog
+from server.access.request_limits import BodyLimit
 from server.context import ServerContext
-from server.demo_model import ensure_demo_model
-from server.error_shapes import error_json
-from server.errors import message_of, status_of
+from server.loading.model_manager import ModelManager
 from server.metrics import RequestCounter
-from server.model_manager import ModelManager
-from server.pruning import remove_forgotten_blobs
 from server.registry.partial_file import remove_stale_partials
 from server.registry.registry import Registry
-from server.request_limits import BodyLimit
 from server.routes import (
     anthropic,
     chat,
@@ -41,8 +37,12 @@ from server.routes import (
 )
 from server.sessions.turns import Sessions
 from server.settings import Settings
-from server.store import Store, StoreError
-from server.streaming import json_response
+from server.store.demo_model import ensure_demo_model
+from server.store.pruning import remove_forgotten_blobs
+from server.store.store import Store, StoreError
+from server.wire.error_shapes import error_json
+from server.wire.errors import message_of, status_of
+from server.wire.streaming import json_response
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import TypeVar, cast
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError, model_not_found
-from server.go_decode import GoModel, decode
-from server.go_json import parse_body
-from server.manifests import DamagedModelError
-from server.model_manager import ModelManager
-from server.names import ModelName
+from server.loading.model_manager import ModelManager
 from server.registry.registry import Registry
 from server.sessions.turns import Sessions
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import ForeignModelError, StoredModel, open_model
+from server.store.manifests import DamagedModelError
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import ForeignModelError, StoredModel, open_model
+from server.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, model_not_found
+from server.wire.go_decode import GoModel, decode
+from server.wire.go_json import parse_body
 
 # Creates that run at once; more would only take the disk and the processors from each other.
 _MAX_CREATING = 2

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rwkv_core.cache import CacheStatistics, StateCache
 from rwkv_core.engine import Event, FinishedEvent, TextEvent
-from server.errors import CLIENT_CLOSED_REQUEST
+from server.wire.errors import CLIENT_CLOSED_REQUEST
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _OTHER = "other"  # a method that nobody uses, a path that is no route's

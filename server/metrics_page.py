@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 
 from rwkv_core.cache import CacheStatistics, DiskStatistics, DiskTier
 from rwkv_core.engine import EngineLoad
+from server.loading.model_manager import LoadedModel
 from server.metrics import ServerMetrics
-from server.model_manager import LoadedModel
 
 
 def metrics_page(

@@ -40,8 +40,8 @@ from rwkv_core.tokenizer import IncrementalDecoder, Tokenizer
 
 # Characters in which a call must have begun, fence included.
 _MAX_OPENING_CHARS = 64
-# Tokens in which a call has to be complete; in a longer one the model may end the reply. One that has
-# lost its way would otherwise go on inside a text for ever.
+# Tokens in which a call has to be complete; in a longer one the model may end the reply. One that
+# has lost its way would otherwise go on inside a text for ever.
 _MAX_CLOSED_TOKENS = 256
 # Every token that may complete the opening has its last character.
 _OPENING_END = b":"

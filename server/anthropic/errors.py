@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.reply_ids import new_id
-from server.wire import Json
+from server.wire.answers import Json
+from server.wire.reply_ids import new_id
 
 _TYPES = {
     400: "invalid_request_error",

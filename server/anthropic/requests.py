@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from server import schemas
 from server.anthropic.schemas import (
     ContentBlock,
     CountTokensRequest,
@@ -17,9 +16,10 @@ from server.anthropic.schemas import (
     MessagesRequest,
     Tool,
 )
-from server.errors import ApiError
-from server.go_decode import decode
-from server.go_text import go_quote
+from server.wire import schemas
+from server.wire.errors import ApiError
+from server.wire.go_decode import decode
+from server.wire.go_text import go_quote
 
 log = logging.getLogger(__name__)
 

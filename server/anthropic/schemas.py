@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from server.go_decode import GoModel, GoType
+from server.wire.go_decode import GoModel, GoType
 
 _Arguments = Annotated[dict[str, Any], GoType("api.ToolCallFunctionArguments")]
 

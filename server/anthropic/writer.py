@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from sse_starlette import ServerSentEvent
 
 from server.anthropic.errors import anthropic_error
-from server.event_stream import event
-from server.generation import Final, Piece
-from server.reply_ids import new_id
-from server.tool_calls import NumberedCall, tool_call_json
-from server.wire import Json
+from server.replies.generation import Final, Piece
+from server.replies.tool_calls import NumberedCall, tool_call_json
+from server.wire.answers import Json
+from server.wire.event_stream import event
+from server.wire.reply_ids import new_id
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 

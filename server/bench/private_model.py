@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 
 from rwkv_core.checkpoint import open_checkpoint
-from server.create import create_model, model_title
-from server.modelfile import Command, Modelfile
-from server.names import ModelName
-from server.store import Blob, Store
-from server.stored_model import ModelParts, write_model
+from server.creating.create import create_model, model_title
+from server.creating.modelfile import Command, Modelfile
+from server.store.names import ModelName
+from server.store.store import Blob, Store
+from server.store.stored_model import ModelParts, write_model
 
 PRIVATE_NAME = "bench"
 

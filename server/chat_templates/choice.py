@@ -10,7 +10,7 @@ from rwkv_core.checkpoint.gguf_vocabulary import BUILT_IN_CHAT_TEMPLATE
 from server.chat_templates.base import ChatTemplate
 from server.chat_templates.go_chat import GoChatTemplate, parse_go_template
 from server.chat_templates.jinja_chat import JinjaChatTemplate
-from server.gguf_facts import GGUFFacts
+from server.store.gguf_facts import GGUFFacts
 
 # What Ollama writes into a model when it knows no template for it.
 _TRIVIAL = frozenset({"{{.Prompt}}", "{{.Prompt}}{{.Response}}"})

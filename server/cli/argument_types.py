@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from server.durations import DurationError, keep_alive_ns
+from server.wire.durations import DurationError, keep_alive_ns
 
 THINK_VALUES: dict[str, bool | str] = {
     "true": True,

@@ -32,7 +32,7 @@ from server.cli.bench_status import Status
 from server.cli.create import sigterm_as_exception
 from server.cli.errors import CommandError
 from server.settings import Settings
-from server.store import Store
+from server.store.store import Store
 
 __all__ = ["DESCRIPTION", "BenchModel", "add_arguments", "execute"]
 
@@ -114,7 +114,7 @@ def find_model(word: str) -> BenchModel:
     except (OSError, ValueError):  # a name too long, a null character
         pass
     # Imported here: what they need of PyTorch takes a second and memory.
-    from server.demo_model import find_stored  # noqa: PLC0415
+    from server.store.demo_model import find_stored  # noqa: PLC0415
 
     stored = find_stored(Store(Settings.from_environment().models), word)
     if stored is None:

@@ -8,8 +8,8 @@ from typing import Any, TextIO
 
 from server.cli.client import Client, Json
 from server.cli.terminal import ReplyWriter, Spinner
+from server.creating.modelfile import ParameterValue
 from server.human import go_duration
-from server.modelfile import ParameterValue
 
 _SECOND_NS = 10**9
 

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from server.access.loopback import is_loopback
 from server.cli.authorization import authorization
 from server.cli.errors import CommandError, ConnectionLostError, ServerError
-from server.loopback import is_loopback
 
 Json = Mapping[str, Any]
 

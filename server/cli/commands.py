@@ -9,7 +9,7 @@ from server.cli.chat import Chat
 from server.cli.client import Client, Json
 from server.cli.errors import ServerError
 from server.cli.show import show
-from server.modelfile import PARAMETER_TYPES, ModelfileError, parse_parameter
+from server.creating.modelfile import PARAMETER_TYPES, ModelfileError, parse_parameter
 
 THINK_LEVELS = ("low", "medium", "high", "max")
 

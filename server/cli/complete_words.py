@@ -13,7 +13,7 @@ from rwkv_core.errors import AnserError
 from server.cli.argument_types import model_name
 from server.cli.arguments import COMMANDS, command_parser
 from server.settings import Settings
-from server.store import Store
+from server.store.store import Store
 
 # An empty word, as PowerShell has to spell it.
 _EMPTY = '""'

@@ -17,10 +17,16 @@ from server.cli.errors import CommandError
 from server.cli.models import is_this_machine, server_of
 from server.cli.remote_create import create_remotely
 from server.cli.terminal import ProgressBar
-from server.modelfile import Command, Modelfile, ModelfileError, decode_modelfile, parse_modelfile
-from server.names import InvalidNameError, ModelName
+from server.creating.modelfile import (
+    Command,
+    Modelfile,
+    ModelfileError,
+    decode_modelfile,
+    parse_modelfile,
+)
 from server.settings import Settings
-from server.store import Store
+from server.store.names import InvalidNameError, ModelName
+from server.store.store import Store
 
 DESCRIPTION = """\
 Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/models). Where
@@ -98,7 +104,7 @@ def _create(
 
     with sigterm_as_exception():
         # Imported here: the errors before it need not wait for torch.
-        from server.create import create_model  # noqa: PLC0415
+        from server.creating.create import create_model  # noqa: PLC0415
 
         create_model(
             Store(settings.models),

@@ -14,11 +14,11 @@ from server.cli.client import Client, Json
 from server.cli.models import is_this_machine, no_server
 from server.cli.moments import seconds_of
 from server.cli.table import print_table
-from server.go_text import rfc3339
 from server.human import human_age, human_bytes
-from server.manifests import DamagedModelError
 from server.settings import Settings
-from server.store import Store
+from server.store.manifests import DamagedModelError
+from server.store.store import Store
+from server.wire.go_text import rfc3339
 
 _HEADER = ("NAME", "ID", "SIZE", "MODIFIED")
 ID_LENGTH = 12

@@ -14,7 +14,7 @@ from typing import Protocol
 from server.cli.client import Client, Json
 from server.cli.errors import CommandError
 from server.settings import Settings
-from server.store import Store
+from server.store.store import Store
 
 
 class Models(Protocol):
@@ -36,9 +36,9 @@ class LocalModels:
 
     def show(self, model: str, *, verbose: bool = False) -> Json:
         # Imported here: copying and deleting need no torch.
-        from server.demo_model import find_stored  # noqa: PLC0415
-        from server.schemas import ShowRequest  # noqa: PLC0415
-        from server.show import show_json  # noqa: PLC0415
+        from server.store.demo_model import find_stored  # noqa: PLC0415
+        from server.store.show import show_json  # noqa: PLC0415
+        from server.wire.schemas import ShowRequest  # noqa: PLC0415
 
         stored = find_stored(self._store, model)
         if stored is None:
@@ -46,12 +46,12 @@ class LocalModels:
         return show_json(stored, ShowRequest(verbose=verbose))
 
     def copy(self, source: str, destination: str) -> None:
-        from server.model_changes import copy_model  # noqa: PLC0415
+        from server.store.model_changes import copy_model  # noqa: PLC0415
 
         copy_model(self._store, source, destination)
 
     def delete(self, model: str) -> None:
-        from server.model_changes import delete_model  # noqa: PLC0415
+        from server.store.model_changes import delete_model  # noqa: PLC0415
 
         delete_model(self._store, model)
 

@@ -6,8 +6,8 @@ import argparse
 
 from server.cli.connection import connected
 from server.cli.transfer import transfer
-from server.names import DEFAULT_HOST, ModelName
 from server.settings import Settings
+from server.store.names import DEFAULT_HOST, ModelName
 
 DESCRIPTION = """\
 Send a model to a registry: to Ollama's, or the one that its name begins with.

@@ -10,8 +10,8 @@ from typing import Any
 from server.cli.client import Client
 from server.cli.errors import CommandError
 from server.cli.terminal import ProgressBar
-from server.local_files import local_path
-from server.modelfile import Modelfile
+from server.creating.modelfile import Modelfile
+from server.store.local_files import local_path
 
 _PIECE_BYTES = 1 << 20
 _VOCABULARY = "tokenizer.json"

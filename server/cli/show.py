@@ -13,8 +13,8 @@ from server.cli.chat import Chat
 from server.cli.client import Json
 from server.cli.errors import CommandError
 from server.cli.models import models_of
-from server.go_text import go_value
 from server.settings import Settings
+from server.wire.go_text import go_value
 
 _NAME_WIDTH = 30  # of parameter names, as the server pads them
 _NUM_HEAD_LINES = 2

@@ -14,9 +14,9 @@ from types import FrameType
 
 import uvicorn
 
+from server.access.http_protocol import protocol_with_timeout
 from server.app import create_app
 from server.cli.allocator import keep_heap_small
-from server.http_protocol import protocol_with_timeout
 from server.logs import configure_logging
 from server.settings import Settings
 from server.settings.sources import remarks

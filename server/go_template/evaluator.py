@@ -47,7 +47,7 @@ from server.go_template.values import (
     sorted_items,
     type_name,
 )
-from server.go_text import go_quote
+from server.wire.go_text import go_quote
 
 # Longer descriptions of a place in the template are cut in errors.
 _MAX_DESCRIPTION = 200

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from server.go_text import go_quote
+from server.wire.go_text import go_quote
 
 
 class Kind(Enum):

@@ -32,7 +32,7 @@ from server.go_template.nodes import (
     Text,
     Variable,
 )
-from server.go_text import go_quote
+from server.wire.go_text import go_quote
 
 _OPERANDS = frozenset(
     {

@@ -18,7 +18,7 @@ from server.go_template.values import (
     sorted_items,
     type_name,
 )
-from server.go_text import go_float, go_quote
+from server.wire.go_text import go_float, go_quote
 
 # Flags, width, precision. No format is read twice.
 _SPEC = re.compile(r"([-+# 0]*)([0-9]*)(?:(\.)([0-9]*))?")

@@ -15,7 +15,7 @@ from server.go_template.values import (
     prints_json,
     sorted_items,
 )
-from server.go_text import go_float
+from server.wire.go_text import go_float
 
 # Data that go deeper than this are refused rather than written.
 _MAX_VALUE_DEPTH = 100

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from sse_starlette import ServerSentEvent
 
-from server.event_stream import comment, event, text_event
-from server.generation import Final, Piece
 from server.openai.errors import openai_error
 from server.openai.schemas import ChatCompletionRequest
-from server.reply_ids import new_id
-from server.tool_calls import NumberedCall, tool_call_json
-from server.wire import Json, logprobs_json
+from server.replies.generation import Final, Piece
+from server.replies.tool_calls import NumberedCall, tool_call_json
+from server.wire.answers import Json, logprobs_json
+from server.wire.event_stream import comment, event, text_event
+from server.wire.reply_ids import new_id
 
 FINGERPRINT = "fp_ollama"
 END = "[DONE]"

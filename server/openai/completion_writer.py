@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from sse_starlette import ServerSentEvent
 
-from server.event_stream import comment, event, text_event
-from server.generation import Piece
 from server.openai.chat_writer import END, FINGERPRINT, usage
 from server.openai.errors import openai_error
 from server.openai.schemas import CompletionRequest
-from server.reply_ids import new_id
-from server.wire import Json
+from server.replies.generation import Piece
+from server.wire.answers import Json
+from server.wire.event_stream import comment, event, text_event
+from server.wire.reply_ids import new_id
 
 _NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from server.errors import ApiError
+from server.wire.errors import ApiError
 
 _IMAGE_PREFIXES = (
     "data:;base64,",

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from server.embeddings import normalised, read_texts, shortest_numbers
-from server.errors import ApiError, model_not_found
 from server.openai.schemas import EmbeddingsRequest
-from server.streaming import to_json
+from server.replies.embeddings import normalised, read_texts, shortest_numbers
+from server.wire.errors import ApiError, model_not_found
+from server.wire.streaming import to_json
 
 _ENCODINGS = ("", "float", "base64")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.wire import Json
+from server.wire.answers import Json
 
 _TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 

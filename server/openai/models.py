@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.stored_model import StoredModel
-from server.wire import Json
+from server.store.stored_model import StoredModel
+from server.wire.answers import Json
 
 _NS_PER_S = 1_000_000_000
 

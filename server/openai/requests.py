@@ -6,10 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from server import schemas
-from server.errors import ApiError
-from server.go_json import parse_body
-from server.go_text import go_quote
 from server.openai.content import read_parts
 from server.openai.schemas import (
     ChatCompletionRequest,
@@ -19,6 +15,10 @@ from server.openai.schemas import (
     SampledRequest,
     ToolCall,
 )
+from server.wire import schemas
+from server.wire.errors import ApiError
+from server.wire.go_json import parse_body
+from server.wire.go_text import go_quote
 
 log = logging.getLogger(__name__)
 

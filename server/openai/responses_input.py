@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from server import schemas
-from server.errors import ApiError
-from server.go_decode import decode
-from server.go_text import go_quote
 from server.openai.content import image_data
 from server.openai.requests import DEFAULT_TEMPERATURE, read_arguments, role_of, think_of
 from server.openai.responses_schemas import ResponsesRequest, ResponsesTool
+from server.wire import schemas
+from server.wire.errors import ApiError
+from server.wire.go_decode import decode
+from server.wire.go_text import go_quote
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from server.go_decode import GoType
 from server.openai.schemas import OpenAIModel
+from server.wire.go_decode import GoType
 
 AnyMap = Annotated[dict[str, Any], GoType("map[string]interface {}")]
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from sse_starlette import ServerSentEvent
 
-from server.event_stream import comment, event
-from server.generation import Final, Piece
 from server.openai.chat_writer import call_json
 from server.openai.responses_schemas import ResponsesRequest
-from server.reply_ids import new_id
-from server.tool_calls import NumberedCall
-from server.wire import Json
+from server.replies.generation import Final, Piece
+from server.replies.tool_calls import NumberedCall
+from server.wire.answers import Json
+from server.wire.event_stream import comment, event
+from server.wire.reply_ids import new_id
 
 
 class ResponsesWriter:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from server import schemas
-from server.go_decode import GoModel, GoType
+from server.wire import schemas
+from server.wire.go_decode import GoModel, GoType
 
 
 class OpenAIModel(GoModel):

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import httpx
 
-from server.errors import ApiError
-from server.loopback import is_loopback
-from server.names import InvalidNameError, ModelName
+from server.access.loopback import is_loopback
+from server.store.names import InvalidNameError, ModelName
+from server.wire.errors import ApiError
 
 
 def registry_url(text: str, name: ModelName, *, is_insecure: bool) -> str:

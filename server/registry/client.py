@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import httpx
 
-from server.loopback import is_loopback
+from server.access.loopback import is_loopback
 from server.registry.auth import Challenge, read_token, sign_request
 from server.registry.errors import (
     LyingError,

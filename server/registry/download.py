@@ -10,7 +10,6 @@ from contextlib import aclosing
 
 import httpx
 
-from server.names import ModelName
 from server.registry.address import repository_path
 from server.registry.client import RegistryClient, wait_s
 from server.registry.errors import (
@@ -23,7 +22,8 @@ from server.registry.limits import Limits
 from server.registry.partial_file import PartialFile
 from server.registry.parts import Part
 from server.registry.tasks import DiskThreads, run_all
-from server.store import DigestMismatchError, Store
+from server.store.names import ModelName
+from server.store.store import DigestMismatchError, Store
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 # What has come is written when it is so much, or has waited so long: a break loses no more.

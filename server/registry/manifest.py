@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from server.gguf_facts import ARCHITECTURE
-from server.manifests import (
+from server.registry.address import repository_path
+from server.registry.client import RegistryClient, persistently, read_limited
+from server.registry.errors import RegistryError
+from server.registry.limits import Limits
+from server.store.gguf_facts import ARCHITECTURE
+from server.store.manifests import (
     MANIFEST_TYPE,
     MODEL_TYPE,
     DamagedModelError,
@@ -14,13 +18,9 @@ from server.manifests import (
     Manifest,
     parse_manifest,
 )
-from server.names import ModelName
-from server.registry.address import repository_path
-from server.registry.client import RegistryClient, persistently, read_limited
-from server.registry.errors import RegistryError
-from server.registry.limits import Limits
-from server.store import MAX_MANIFEST_BYTES
-from server.stored_model import ForeignModelError, foreign_model, no_gguf_file
+from server.store.names import ModelName
+from server.store.store import MAX_MANIFEST_BYTES
+from server.store.stored_model import ForeignModelError, foreign_model, no_gguf_file
 
 _NUM_ATTEMPTS = 2
 # Real models have about ten.

@@ -18,7 +18,7 @@ from pathlib import Path
 from server.registry.errors import RegistryError
 from server.registry.limits import Limits
 from server.registry.parts import Part, is_cover, plan_parts
-from server.store import Store
+from server.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from server.jobs import Json
+from server.creating.jobs import Json
 from server.registry.download import short_digest
 
 # Unchanged progress is told again so often, so that clients see that the server is there.

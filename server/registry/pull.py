@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 
-from server.errors import ApiError
+from server.creating.jobs import Json
 from server.human import human_bytes
-from server.jobs import Json
-from server.manifests import DamagedModelError, Layer, Manifest
-from server.names import ModelName
-from server.pruning import digests_of, remove_unused_blobs
 from server.registry.client import RegistryClient
 from server.registry.errors import LyingError, RegistryError
 from server.registry.manifest import check_family, distinct_layers, fetch_manifest
 from server.registry.partial_file import partial_bytes
 from server.registry.progress import follow, status, transfer
 from server.registry.registry import Registry, SharedDownload
-from server.store import Store, StoreError
-from server.stored_model import ForeignModelError, read_model
+from server.store.manifests import DamagedModelError, Layer, Manifest
+from server.store.names import ModelName
+from server.store.pruning import digests_of, remove_unused_blobs
+from server.store.store import Store, StoreError
+from server.store.stored_model import ForeignModelError, read_model
+from server.wire.errors import ApiError
 
 PULLED = status("success")
 

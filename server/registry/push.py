@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from server.errors import model_not_found
-from server.jobs import Json
-from server.manifests import MANIFEST_TYPE, DamagedModelError, Manifest, parse_manifest
-from server.names import ModelName
+from server.creating.jobs import Json
 from server.registry.client import RegistryClient, persistently
 from server.registry.errors import UnauthorizedError
 from server.registry.limits import Limits
@@ -18,8 +15,11 @@ from server.registry.progress import follow, status, transfer
 from server.registry.registry import Registry
 from server.registry.tasks import end_all
 from server.registry.upload import BlobUpload
-from server.short_names import find_name
-from server.store import Store
+from server.store.manifests import MANIFEST_TYPE, DamagedModelError, Manifest, parse_manifest
+from server.store.names import ModelName
+from server.store.short_names import find_name
+from server.store.store import Store
+from server.wire.errors import model_not_found
 
 
 async def push(registry: Registry, name: ModelName, url: str, asked: str) -> AsyncGenerator[Json]:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import httpx
 
-from server.loopback import is_loopback
-from server.manifests import Layer
-from server.names import ModelName
+from server.access.loopback import is_loopback
 from server.registry.auth import default_key_file
 from server.registry.client import RegistryClient, new_http
 from server.registry.download import BlobDownload
 from server.registry.limits import Limits
 from server.registry.tasks import DiskThreads, end_all
-from server.store import Store
+from server.store.manifests import Layer
+from server.store.names import ModelName
+from server.store.store import Store
 
 
 @dataclass

@@ -12,14 +12,14 @@ from typing import TypeVar
 
 import httpx
 
-from server.manifests import Layer
-from server.names import InvalidNameError, ModelName
 from server.registry.address import repository_path
 from server.registry.client import RegistryClient, persistently, wait_s
 from server.registry.errors import LyingError, MissingError, RegistryError
 from server.registry.limits import Limits
 from server.registry.parts import Part, plan_parts
 from server.registry.tasks import DiskThreads
+from server.store.manifests import Layer
+from server.store.names import InvalidNameError, ModelName
 
 _R = TypeVar("_R")
 

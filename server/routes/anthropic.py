@@ -11,10 +11,10 @@ from server.anthropic.requests import messages_chat_request, prompt_chat_request
 from server.anthropic.schemas import CountTokensRequest, MessagesRequest
 from server.anthropic.writer import MessageWriter
 from server.context import context_of, read_request
-from server.event_stream import answer
-from server.openapi import takes
-from server.replies import chat_reply, checked_chat, num_prompt_tokens
-from server.streaming import json_response, unless_gone
+from server.replies.replies import chat_reply, checked_chat, num_prompt_tokens
+from server.wire.event_stream import answer
+from server.wire.openapi import takes
+from server.wire.streaming import json_response, unless_gone
 
 router = APIRouter(prefix="/v1/messages")
 

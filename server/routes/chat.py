@@ -12,17 +12,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
-from server.inference import check_able
-from server.openapi import takes
-from server.options import Options
-from server.prompts import Prompt, chat_prompt
-from server.replies import Chat, chat_options, chat_reply, check_chat_request
-from server.schemas import ChatRequest
+from server.replies.inference import check_able
+from server.replies.options import Options
+from server.replies.prompts import Prompt, chat_prompt
+from server.replies.replies import Chat, chat_options, chat_reply, check_chat_request
 from server.sessions.ids import SESSION_HEADER, asked_session
 from server.sessions.turns import Turn
-from server.stored_model import StoredModel
-from server.streaming import ReplyResponse, json_response
-from server.wire import Json, chat_debug, chat_done, chat_json
+from server.store.stored_model import StoredModel
+from server.wire.answers import Json, chat_debug, chat_done, chat_json
+from server.wire.openapi import takes
+from server.wire.schemas import ChatRequest
+from server.wire.streaming import ReplyResponse, json_response
 
 router = APIRouter()
 

@@ -12,19 +12,19 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
-from server.create_request import check_request, create_from_request, missing_source
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError
-from server.go_text import go_quote
-from server.jobs import Json, only_last, run_job
-from server.manage_schemas import CreateRequest
-from server.manifests import DamagedModelError
-from server.names import ModelName
-from server.openapi import takes, uploads
+from server.creating.create_request import check_request, create_from_request, missing_source
+from server.creating.jobs import Json, only_last, run_job
 from server.registry.address import registry_url
 from server.registry.pull import PULLED, pull
-from server.store import DigestMismatchError
-from server.streaming import ReplyResponse
-from server.uploads import Upload, check_room
+from server.store.manifests import DamagedModelError
+from server.store.names import ModelName
+from server.store.store import DigestMismatchError
+from server.store.uploads import Upload, check_room
+from server.wire.errors import CLIENT_CLOSED_REQUEST, ApiError
+from server.wire.go_text import go_quote
+from server.wire.manage_schemas import CreateRequest
+from server.wire.openapi import takes, uploads
+from server.wire.streaming import ReplyResponse
 
 router = APIRouter()
 

@@ -10,20 +10,20 @@ from starlette.responses import Response, StreamingResponse
 from torch import Tensor
 
 from server.context import ServerContext, context_of, read_request
-from server.embed_schemas import EmbeddingRequest, EmbedRequest
-from server.embeddings import (
+from server.replies.embeddings import (
     embed_texts,
     find_embedder,
     normalised,
     read_texts,
     shortest_numbers,
 )
-from server.errors import ApiError, model_not_found
-from server.openapi import takes
-from server.options import read_options
-from server.stored_model import StoredModel
-from server.streaming import JSON_TYPE, json_response, to_json, unless_gone
-from server.wire import Json, without_zeros
+from server.replies.options import read_options
+from server.store.stored_model import StoredModel
+from server.wire.answers import Json, without_zeros
+from server.wire.embed_schemas import EmbeddingRequest, EmbedRequest
+from server.wire.errors import ApiError, model_not_found
+from server.wire.openapi import takes
+from server.wire.streaming import JSON_TYPE, json_response, to_json, unless_gone
 
 router = APIRouter()
 

@@ -10,20 +10,20 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
-from server.errors import ApiError
-from server.openapi import takes
-from server.options import Options
-from server.replies import (
+from server.replies.options import Options
+from server.replies.replies import (
     check_generate_request,
     generate_options,
     generate_reply,
     prompt_after_context,
 )
-from server.schemas import GenerateRequest
 from server.sessions.ids import SESSION_HEADER
-from server.stored_model import StoredModel
-from server.streaming import ReplyResponse, json_response
-from server.wire import Json, generate_debug, generate_done, generate_json
+from server.store.stored_model import StoredModel
+from server.wire.answers import Json, generate_debug, generate_done, generate_json
+from server.wire.errors import ApiError
+from server.wire.openapi import takes
+from server.wire.schemas import GenerateRequest
+from server.wire.streaming import ReplyResponse, json_response
 
 router = APIRouter()
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.context import context_of, read_request
-from server.manage_schemas import CopyRequest, DeleteRequest
-from server.model_changes import copy_model, delete_model
-from server.openapi import takes
+from server.store.model_changes import copy_model, delete_model
+from server.wire.manage_schemas import CopyRequest, DeleteRequest
+from server.wire.openapi import takes
 
 router = APIRouter()
 

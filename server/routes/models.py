@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.context import context_of, read_request
-from server.errors import ApiError
-from server.openapi import takes
-from server.schemas import ShowRequest
-from server.show import show_json
-from server.stored_model import list_models
-from server.streaming import json_response
-from server.wire import listed_model, running_model
+from server.store.show import show_json
+from server.store.stored_model import list_models
+from server.wire.answers import listed_model, running_model
+from server.wire.errors import ApiError
+from server.wire.openapi import takes
+from server.wire.schemas import ShowRequest
+from server.wire.streaming import json_response
 
 router = APIRouter()
 

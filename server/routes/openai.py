@@ -12,9 +12,6 @@ from starlette.responses import Response, StreamingResponse
 from torch import Tensor
 
 from server.context import context_of, read_request
-from server.embeddings import embed_texts, find_embedder
-from server.errors import model_not_found
-from server.event_stream import answer
 from server.openai.chat_writer import ChatWriter
 from server.openai.completion_writer import CompletionWriter
 from server.openai.embeddings import embeddings_input, embeddings_json
@@ -28,10 +25,13 @@ from server.openai.schemas import (
     CompletionRequest,
     EmbeddingsRequest,
 )
-from server.openapi import takes
-from server.replies import begin_generate, chat_reply, checked_chat
-from server.stored_model import list_models
-from server.streaming import JSON_TYPE, json_response, unless_gone
+from server.replies.embeddings import embed_texts, find_embedder
+from server.replies.replies import begin_generate, chat_reply, checked_chat
+from server.store.stored_model import list_models
+from server.wire.errors import model_not_found
+from server.wire.event_stream import answer
+from server.wire.openapi import takes
+from server.wire.streaming import JSON_TYPE, json_response, unless_gone
 
 router = APIRouter(prefix="/v1")
 

@@ -10,16 +10,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.context import ServerContext, context_of, read_request
-from server.errors import ApiError
-from server.go_decode import GoModel
-from server.jobs import Json, only_last
-from server.names import InvalidNameError, ModelName
-from server.openapi import takes
+from server.creating.jobs import Json, only_last
 from server.registry.address import registry_url
 from server.registry.pull import PULLED, pull
 from server.registry.push import push
-from server.short_names import full_name
-from server.streaming import ReplyResponse
+from server.store.names import InvalidNameError, ModelName
+from server.store.short_names import full_name
+from server.wire.errors import ApiError
+from server.wire.go_decode import GoModel
+from server.wire.openapi import takes
+from server.wire.streaming import ReplyResponse
 
 router = APIRouter()
 

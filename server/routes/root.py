@@ -8,10 +8,10 @@ from functools import cache
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from server.openapi import openapi_page
-from server.streaming import json_response
 from server.version import OLLAMA_VERSION
-from server.wire import Json
+from server.wire.answers import Json
+from server.wire.openapi import openapi_page
+from server.wire.streaming import json_response
 
 router = APIRouter()
 

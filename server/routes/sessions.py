@@ -13,10 +13,6 @@ from starlette.responses import Response, StreamingResponse
 
 from rwkv_core.cache.state_file import EncodedState
 from server.context import ServerContext, context_of, read_request
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of
-from server.names import ModelName
-from server.openapi import takes, uploads
-from server.schemas import ForkRequest
 from server.sessions.forgetting import forget_states
 from server.sessions.ids import check_id, new_id
 from server.sessions.state_files import (
@@ -34,8 +30,12 @@ from server.sessions.turns import (
     session_not_found,
 )
 from server.sessions.uploads import SlowUploadError
-from server.streaming import json_response, unless_gone
-from server.wire import Json, listed_session
+from server.store.names import ModelName
+from server.wire.answers import Json, listed_session
+from server.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of
+from server.wire.openapi import takes, uploads
+from server.wire.schemas import ForkRequest
+from server.wire.streaming import json_response, unless_gone
 
 router = APIRouter()
 

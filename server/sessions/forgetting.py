@@ -17,13 +17,13 @@ from rwkv_core.cache import TokenArray
 from rwkv_core.cache.tokens import in_scope
 from rwkv_core.errors import AnserError
 from server.context import ServerContext
-from server.prompt_tokens import common_beginning
-from server.prompts import beginning_texts, history_texts
-from server.schemas import Message
+from server.replies.prompt_tokens import common_beginning
+from server.replies.prompts import beginning_texts, history_texts
 from server.sessions.store import Deleted
 from server.sessions.threads import to_the_end
 from server.sessions.turns import read_messages, read_tools
-from server.stored_model import StoredModel
+from server.store.stored_model import StoredModel
+from server.wire.schemas import Message
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rwkv_core.chat.render import clean_text
-from server.schemas import Message, ToolCall
+from server.wire.schemas import Message, ToolCall
 
 
 def continued(history: Sequence[Message], sent: Sequence[Message]) -> list[Message]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 
-from server.errors import ApiError
-from server.go_text import go_quote
+from server.wire.errors import ApiError
+from server.wire.go_text import go_quote
 
 SESSION_HEADER = "X-Anser-Session"
 

@@ -29,20 +29,20 @@ from rwkv_core.cache.state_file import (
 from rwkv_core.engine import GenerationRequest
 from rwkv_core.errors import StateFileError
 from rwkv_core.sampler import SamplingOptions
-from server.errors import ApiError
-from server.go_decode import GoModel, decode
-from server.model_manager import LoadedModel
-from server.prompt_tokens import common_beginning
-from server.prompts import history_texts
-from server.schemas import Message, Tool
+from server.loading.model_manager import LoadedModel
+from server.replies.prompt_tokens import common_beginning
+from server.replies.prompts import history_texts
+from server.replies.tool_calls import offered_tool
 from server.sessions.history import message_json, message_text
 from server.sessions.ids import new_id
 from server.sessions.store import MAX_SESSION_BYTES, Session
 from server.sessions.threads import to_the_end
 from server.sessions.turns import check_size, tools_text, weights_of
-from server.stored_model import StoredModel
-from server.streaming import generate
-from server.tool_calls import offered_tool
+from server.store.stored_model import StoredModel
+from server.wire.errors import ApiError
+from server.wire.go_decode import GoModel, decode
+from server.wire.schemas import Message, Tool
+from server.wire.streaming import generate
 
 _MAX_NOTE_BYTES = MAX_SESSION_BYTES + (64 << 10)
 

@@ -14,11 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rwkv_core.errors import EngineBusyError
-from server.errors import ApiError
-from server.generation import Piece, join
-from server.go_decode import decode
-from server.manifests import ADAPTER_TYPE, MODEL_TYPE
-from server.schemas import ChatRequest, Message, Tool, ToolCall, ToolCallFunction
+from server.replies.generation import Piece, join
+from server.replies.tool_calls import offered_tool
 from server.sessions.history import continued, message_text
 from server.sessions.store import (
     MAX_MESSAGES,
@@ -29,8 +26,11 @@ from server.sessions.store import (
 )
 from server.sessions.threads import to_the_end
 from server.sessions.uploads import Uploads
-from server.stored_model import StoredModel
-from server.tool_calls import offered_tool
+from server.store.manifests import ADAPTER_TYPE, MODEL_TYPE
+from server.store.stored_model import StoredModel
+from server.wire.errors import ApiError
+from server.wire.go_decode import decode
+from server.wire.schemas import ChatRequest, Message, Tool, ToolCall, ToolCallFunction
 
 # Files that are read at once.
 _MAX_IMPORTS = 2

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from starlette.requests import ClientDisconnect
 
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.sessions.threads import to_the_end
+from server.wire.errors import CLIENT_CLOSED_REQUEST, ApiError
 
 # The state of a model three times as large as any that there is, with a million tokens.
 MAX_FILE_BYTES = 256 << 20

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from server.durations import DurationError, keep_alive_ns, parse_duration
 from server.settings.model import DEFAULT_HOST, DEFAULT_PORT
+from server.wire.durations import DurationError, keep_alive_ns, parse_duration
 
 _BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SCHEME_PORTS = {"http": 80, "https": 443}

@@ -8,10 +8,10 @@ from pathlib import Path
 import ollama
 import pytest
 
-from server.demo_model import DEMO_FILE, DEMO_NAME
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import ModelParts, open_model, write_model
+from server.store.demo_model import DEMO_FILE, DEMO_NAME
+from server.store.store import Store
+from server.store.stored_model import ModelParts, open_model, write_model
 from tests.tools.running_server import DEMO, ENDLESS, TIMEOUT_S, RunningServer, running
 from tests.tools.server_models import add_endless_model, write_endless_gguf
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from server.app import create_app
-from server.openapi import openapi_page
 from server.settings import Settings
+from server.wire.openapi import openapi_page
 from tests.tools.running_server import RunningServer, running, wait_until
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from rwkv_core import load_model
 from rwkv_core.demo.evaluate import EMBEDDED
-from server.create import create_model
-from server.modelfile import parse_modelfile
-from server.names import ModelName
+from server.creating.create import create_model
+from server.creating.modelfile import parse_modelfile
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import open_model
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import open_model
 from tests.tools.running_server import DEMO, RunningServer, needs_demo, running, wait_until
 from tests.tools.time_states import state_behind, write_time_state
 

@@ -9,8 +9,8 @@ from typing import Any
 import ollama
 import pytest
 
-from server.names import ModelName
-from server.stored_model import ModelParts, write_model
+from server.store.names import ModelName
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.running_server import DEMO, ENDLESS, RunningServer, needs_demo
 
 GREEDY = {"temperature": 0, "num_predict": 12}

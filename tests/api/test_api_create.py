@@ -16,13 +16,13 @@ import ollama
 import pytest
 
 from rwkv_core.config import ModelConfig
-from server.create_request import create_from_request
-from server.jobs import JobCancelledError, Report
-from server.manage_schemas import CreateRequest
-from server.names import ModelName
+from server.creating.create_request import create_from_request
+from server.creating.jobs import JobCancelledError, Report
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import StoredModel, open_model
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import StoredModel, open_model
+from server.wire.manage_schemas import CreateRequest
 from tests.tools.random_checkpoint import random_tensors, write_pth
 from tests.tools.running_server import RunningServer, running, wait_until
 from tests.tools.server_models import SMALL, add_endless_model, write_endless_gguf

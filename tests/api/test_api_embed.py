@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rwkv_core import Model, State, load_model
-from server.demo_model import DEMO_FILE
+from server.store.demo_model import DEMO_FILE
 from tests.tools.running_server import (
     DEMO,
     ENDLESS,

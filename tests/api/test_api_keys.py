@@ -11,8 +11,8 @@ import ollama
 import pytest
 
 from server.app import create_app
-from server.openapi import openapi_page
 from server.settings import Settings
+from server.wire.openapi import openapi_page
 from tests.tools.running_server import TIMEOUT_S, RunningServer, running
 
 KEYS = ("sesame-1", "sesame-2")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server.names import ModelName
 from server.settings import Settings
-from server.stored_model import ModelParts, StoredModel, open_model, write_model
+from server.store.names import ModelName
+from server.store.stored_model import ModelParts, StoredModel, open_model, write_model
 from tests.tools.running_server import RunningServer, running, wait_until
 from tests.tools.server_models import add_endless_model, write_endless_gguf
 

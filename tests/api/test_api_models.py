@@ -10,11 +10,11 @@ from typing import Any
 import ollama
 import pytest
 
-from server.gguf_facts import read_all_facts
-from server.names import ModelName
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import ModelParts, write_model
+from server.store.gguf_facts import read_all_facts
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.running_server import DEMO, ENDLESS, RunningServer, running
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")

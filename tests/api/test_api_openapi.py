@@ -40,7 +40,7 @@ def test_the_page_names_every_route_and_what_it_takes(server: RunningServer) -> 
         for method, operation in methods.items()
         if method in ("post", "put", "patch") and "requestBody" not in operation
     }
-    assert without == set(), "say in the route's decorator what it takes: see server/openapi.py"
+    assert without == set(), "say in the decorator what it takes: see server/wire/openapi.py"
     chat = document["components"]["schemas"]["ChatRequest"]["properties"]
     assert chat["messages"]["items"] == {"$ref": "#/components/schemas/ChatRequest.Message"}
     assert chat["think"]["anyOf"][0]["enum"][:2] == [True, False]

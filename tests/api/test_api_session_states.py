@@ -22,10 +22,10 @@ from rwkv_core.cache.state_file import DecodedState, decode_state, encode_state
 from rwkv_core.executor import Segment
 from rwkv_core.model import Model
 from rwkv_core.state import State
-from server.demo_model import DEMO_FILE
-from server.names import ModelName
 from server.settings import Settings
-from server.stored_model import ModelParts, write_model
+from server.store.demo_model import DEMO_FILE
+from server.store.names import ModelName
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.running_server import (
     DEMO,
     ENDLESS,

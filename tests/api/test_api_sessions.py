@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from server.demo_model import DEMO_FILE
-from server.names import ModelName
 from server.settings import Settings
-from server.stored_model import ModelParts, write_model
+from server.store.demo_model import DEMO_FILE
+from server.store.names import ModelName
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.running_server import (
     DEMO,
     ENDLESS,

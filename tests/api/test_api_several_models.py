@@ -16,14 +16,14 @@ import pytest
 
 from rwkv_core import loading
 from rwkv_core.cache import MemoryTier
-from server import model_loading
-from server.create import create_model
-from server.manifests import MODEL_TYPE
-from server.modelfile import parse_modelfile
-from server.names import ModelName
+from server.creating.create import create_model
+from server.creating.modelfile import parse_modelfile
+from server.loading import model_loading
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import ModelParts, write_model
+from server.store.manifests import MODEL_TYPE
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.running_server import TIMEOUT_S, RunningServer, running, wait_until
 from tests.tools.server_models import SMALL, write_endless_gguf
 from tests.tools.time_states import time_state, write_time_state

@@ -27,12 +27,12 @@ from rwkv_core.errors import GenerationError
 from rwkv_core.executor import Segment
 from rwkv_core.model import Model
 from rwkv_core.sampler import SamplingOptions
-from server import model_loading as server_model_loading
-from server import streaming as server_streaming
-from server.names import ModelName
+from server.loading import model_loading as server_model_loading
 from server.settings import Settings
-from server.stored_model import ModelParts, write_model
-from server.streaming import generate
+from server.store.names import ModelName
+from server.store.stored_model import ModelParts, write_model
+from server.wire import streaming as server_streaming
+from server.wire.streaming import generate
 from tests.tools.running_server import ENDLESS, TIMEOUT_S, RunningServer, running, wait_until
 from tests.tools.server_models import BYTES, write_endless_gguf
 

@@ -20,11 +20,11 @@ from rwkv_core.checkpoint.gguf_writer import MetadataValue
 from rwkv_core.engine import Engine
 from server.chat_templates import jinja_process
 from server.chat_templates.jinja_process import JinjaProcess
-from server.demo_model import DEMO_FILE
-from server.names import ModelName
 from server.settings import Settings
-from server.store import Store
-from server.stored_model import ModelParts, open_model, write_model
+from server.store.demo_model import DEMO_FILE
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import ModelParts, open_model, write_model
 from tests.tools.running_server import (
     ENDLESS,
     RunningServer,

@@ -16,8 +16,8 @@ from server.chat_templates import TemplateChat, model_template
 from server.chat_templates.go_chat import parse_go_template
 from server.chat_templates.jinja_chat import JinjaChatTemplate
 from server.chat_templates.jinja_process import JinjaProcess
-from server.gguf_facts import GGUFFacts
 from server.go_template import TemplateError
+from server.store.gguf_facts import GGUFFacts
 from tests.tools.written_templates import CHATML, LEGACY, TOOLS
 
 TOOL: dict[str, Any] = {

@@ -15,8 +15,8 @@ from rwkv_core.demo.evaluate import EMBEDDED
 from rwkv_core.loading import load_model
 from rwkv_core.model import Model
 from server.chat_templates import ThinkingTags, request_template
-from server.constraints import reply_constraint
-from server.prompts import Conversation, Prompt
+from server.replies.constraints import reply_constraint
+from server.replies.prompts import Conversation, Prompt
 
 G1 = choose_prompt_format("rwkv7-g1")
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

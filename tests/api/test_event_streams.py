@@ -19,7 +19,7 @@ from torch import Tensor
 from rwkv_core.executor import Segment
 from rwkv_core.model import Model
 from server.settings import Settings
-from server.streaming import to_json
+from server.wire.streaming import to_json
 from tests.tools.api_clients import anthropic_client, openai_client
 from tests.tools.running_server import ENDLESS, TIMEOUT_S, RunningServer, running, wait_until
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.errors import ApiError
-from server.go_decode import decode
-from server.go_json import parse_body
-from server.schemas import ChatRequest, GenerateRequest
+from server.wire.errors import ApiError
+from server.wire.go_decode import decode
+from server.wire.go_json import parse_body
+from server.wire.schemas import ChatRequest, GenerateRequest
 
 _json_values = st.recursive(
     st.none()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.durations import FOREVER_NS, DurationError, keep_alive_ns, parse_duration
-from server.go_text import go_value, human_number, rfc3339
-from server.names import InvalidNameError, ModelName
+from server.store.names import InvalidNameError, ModelName
+from server.wire.durations import FOREVER_NS, DurationError, keep_alive_ns, parse_duration
+from server.wire.go_text import go_value, human_number, rfc3339
 
 _SECOND = 10**9
 

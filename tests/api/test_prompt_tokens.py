@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
-from server.prompt_tokens import TextEncoder, common_beginning
+from server.replies.prompt_tokens import TextEncoder, common_beginning
 from tests.tools.hugging_face import trained_tokenizer
 
 WORDS = (

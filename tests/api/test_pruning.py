@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from server.manifests import Layer
-from server.names import ModelName
-from server.pruning import remove_forgotten_blobs, remove_unused_blobs, replace_manifest
 from server.settings import Settings
-from server.store import Blob, Store, StoreError
+from server.store.manifests import Layer
+from server.store.names import ModelName
+from server.store.pruning import remove_forgotten_blobs, remove_unused_blobs, replace_manifest
+from server.store.store import Blob, Store, StoreError
 from tests.tools.anser_command import REPOSITORY
 from tests.tools.running_server import running
 from tests.tools.waiting import wait_until
@@ -26,7 +26,7 @@ ONE, TWO = ModelName.parse("one"), ModelName.parse("two")
 _HOLDER = """\
 import sys
 from pathlib import Path
-from server.store import Store
+from server.store.store import Store
 with Store(Path(sys.argv[1])).lock():
     print("locked", flush=True)
     sys.stdin.read()
@@ -182,7 +182,7 @@ def test_another_process_waits_for_the_lock(store: Store) -> None:
 
 
 def test_the_lock_is_given_up_after_a_while(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.store._LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("server.store.store._LOCK_TIMEOUT_S", 0.05)
     with Store(store.root).lock(), pytest.raises(StoreError, match="keeps it locked; try again"):
         remove_unused_blobs(store, ["sha256:" + "0" * 64])
     remove_unused_blobs(store, ["sha256:" + "0" * 64])
@@ -194,7 +194,7 @@ def test_file_systems_without_locks_do(
     def no_lock(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("server.store.fcntl.flock", no_lock)
+    monkeypatch.setattr("server.store.store.fcntl.flock", no_lock)
     with caplog.at_level(logging.WARNING):
         config, text = add(store, "config", "text")
         register(store, ONE, config, text)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from server.demo_model import DEMO_FILE
+from server.store.demo_model import DEMO_FILE
 from tests.tools import wire_schemas as wire
 from tests.tools.api_clients import WEATHER_DESCRIPTION, WEATHER_NAME, WEATHER_PARAMETERS
 from tests.tools.registry import DEMO_PATH, Registry, registry_running

@@ -9,8 +9,8 @@ import pytest
 
 from rwkv_core.errors import OptionError
 from rwkv_core.sampler import SamplingOptions
-from server.errors import ApiError
-from server.options import read_options
+from server.replies.options import read_options
+from server.wire.errors import ApiError
 
 
 def test_ollamas_defaults() -> None:

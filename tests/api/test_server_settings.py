@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from rwkv_core.settings import config_dir
-from server.durations import FOREVER_NS
 from server.settings import Settings, SettingsError
 from server.settings.settings_file import documentation, read_file
 from server.settings.sources import Origin, read_settings, remarks
 from server.settings.table import SETTINGS
+from server.wire.durations import FOREVER_NS
 
 
 @pytest.mark.parametrize(

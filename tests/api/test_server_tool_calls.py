@@ -8,9 +8,9 @@ import pytest
 
 from rwkv_core.chat.messages import ToolCall
 from rwkv_core.chat.prompt_format import ToolFormat, choose_prompt_format
-from server.go_decode import decode
-from server.schemas import ChatRequest
-from server.tool_calls import NumberedCall, ToolCallParser, offered_tool, tool_call_json
+from server.replies.tool_calls import NumberedCall, ToolCallParser, offered_tool, tool_call_json
+from server.wire.go_decode import decode
+from server.wire.schemas import ChatRequest
 
 CALL = ToolCall("get_weather", {"city": "Paris", "days": [1, 2]})
 FENCE = f"```json\n{json.dumps({'name': CALL.name, 'arguments': CALL.arguments})}\n```"

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from server.schemas import Message, ToolCall, ToolCallFunction
 from server.sessions.history import continued, message_text
+from server.wire.schemas import Message, ToolCall, ToolCallFunction
 
 
 def messages(text: str) -> list[Message]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.errors import ApiError
 from server.sessions import uploads
 from server.sessions.uploads import MAX_UPLOADS, SlowUploadError, Uploads
 from server.settings import Settings
+from server.wire.errors import ApiError
 from tests.tools.running_server import TIMEOUT_S, RunningServer, running
 
 SHORT_S = 0.05

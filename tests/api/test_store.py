@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from server.demo_model import DEMO_NAME, ensure_demo_model
-from server.manifests import MODEL_TYPE, DamagedModelError
-from server.names import ModelName
-from server.store import Blob, Store, StoreError
-from server.stored_model import (
+from server.store.demo_model import DEMO_NAME, ensure_demo_model
+from server.store.manifests import MODEL_TYPE, DamagedModelError
+from server.store.names import ModelName
+from server.store.store import Blob, Store, StoreError
+from server.store.stored_model import (
     ForeignModelError,
     ModelParts,
     StoredModel,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tagged_calls import TaggedCallParser
+from server.replies.tagged_calls import TaggedCallParser
 
 CALL = '{"name": "add", "arguments": {"a": 1, "b": "}{\\""}}'
 ADD = ("add", {"a": 1, "b": '}{"'})

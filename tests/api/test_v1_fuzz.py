@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.manifests import MODEL_TYPE
-from server.names import ModelName
-from server.stored_model import ModelParts, write_model
+from server.store.manifests import MODEL_TYPE
+from server.store.names import ModelName
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.running_server import DEMO, RunningServer
 
 SHORT = "short-demo"  # the demo model, whose replies end at once

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, settings
 
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.tokenizer import WorldTokenizer
-from server.create import create_model
-from server.demo_model import DEMO_FILE
-from server.modelfile import parse_modelfile
-from server.names import ModelName
-from server.store import Store
+from server.creating.create import create_model
+from server.creating.modelfile import parse_modelfile
+from server.store.demo_model import DEMO_FILE
+from server.store.names import ModelName
+from server.store.store import Store
 from tests.tools.anser_command import PATIENCE_S, Anser
 from tests.tools.gguf_files import SMALL, random_checkpoint
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.store import Store
+from server.store.store import Store
 from tests.cli.conftest import create
 from tests.tools.anser_command import PATIENCE_S, Anser
 

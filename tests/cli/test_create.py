@@ -25,14 +25,14 @@ from rwkv_core.errors import AnserError
 from rwkv_core.tokenizer import WorldTokenizer
 from server.cli.create import sigterm_as_exception
 from server.cli.list import rows_of_server, rows_of_store
-from server.create import create_model, model_title
-from server.manifests import MODEL_TYPE
-from server.modelfile import Command, Modelfile, parse_modelfile
-from server.names import ModelName
-from server.schemas import ShowRequest
-from server.show import show_json
-from server.store import Store
-from server.stored_model import StoredModel, open_model
+from server.creating.create import create_model, model_title
+from server.creating.modelfile import Command, Modelfile, parse_modelfile
+from server.store.manifests import MODEL_TYPE
+from server.store.names import ModelName
+from server.store.show import show_json
+from server.store.store import Store
+from server.store.stored_model import StoredModel, open_model
+from server.wire.schemas import ShowRequest
 from tests.tools.anser_command import Anser
 from tests.tools.gguf_files import MemoryCheckpoint
 from tests.tools.random_checkpoint import (

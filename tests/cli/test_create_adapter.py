@@ -9,14 +9,14 @@ import pytest
 
 from rwkv_core.errors import AnserError
 from rwkv_core.initial_state import encode_initial_state, read_initial_state
-from server.create import create_model
-from server.manifests import ADAPTER_TYPE, DamagedModelError
-from server.modelfile import parse_modelfile
-from server.names import ModelName
-from server.schemas import ShowRequest
-from server.show import show_json
-from server.store import Store
-from server.stored_model import ForeignModelError, StoredModel, list_models, open_model
+from server.creating.create import create_model
+from server.creating.modelfile import parse_modelfile
+from server.store.manifests import ADAPTER_TYPE, DamagedModelError
+from server.store.names import ModelName
+from server.store.show import show_json
+from server.store.store import Store
+from server.store.stored_model import ForeignModelError, StoredModel, list_models, open_model
+from server.wire.schemas import ShowRequest
 from tests.tools.anser_command import Anser
 from tests.tools.gguf_files import SMALL
 from tests.tools.time_states import time_state, write_time_state
@@ -137,7 +137,7 @@ def test_a_create_that_fails_later_leaves_no_state(
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("server.create.write_model", fail)
+    monkeypatch.setattr("server.creating.create.write_model", fail)
     with pytest.raises(KeyboardInterrupt):
         make(store, f"FROM {endless_file}\nADAPTER {tuned}\n")
     assert blobs(store) == set()

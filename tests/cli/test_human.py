@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.durations import parse_duration
 from server.human import go_duration, human_age, human_bytes
+from server.wire.durations import parse_duration
 
 HOUR = 3600
 DAY = 24 * HOUR

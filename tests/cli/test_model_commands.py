@@ -11,8 +11,8 @@ import pytest
 
 from server.cli.ps import processor
 from server.human import human_until
-from server.names import ModelName
-from server.store import Store
+from server.store.names import ModelName
+from server.store.store import Store
 from tests.cli.conftest import create
 from tests.tools.anser_command import Anser
 

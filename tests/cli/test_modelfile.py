@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.modelfile import (
+from server.creating.modelfile import (
     PARAMETER_TYPES,
     ROLES,
     Command,

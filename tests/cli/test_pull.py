@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.demo_model import DEMO_FILE, ensure_demo_model
-from server.names import ModelName
-from server.store import Store
-from server.stored_model import open_model
+from server.store.demo_model import DEMO_FILE, ensure_demo_model
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import open_model
 from tests.tools.anser_command import PATIENCE_S, Anser
 from tests.tools.registry import DEMO_PATH, Registry, digest_of, registry_running
 from tests.tools.running_server import needs_demo, wait_until

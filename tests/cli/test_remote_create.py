@@ -13,10 +13,10 @@ from server.cli.client import Client
 from server.cli.errors import CommandError, ServerError
 from server.cli.remote_create import create_remotely
 from server.cli.terminal import ProgressBar
-from server.modelfile import parse_modelfile
-from server.names import ModelName
-from server.store import Store
-from server.stored_model import open_model
+from server.creating.modelfile import parse_modelfile
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import open_model
 from tests.tools.anser_command import Anser
 from tests.tools.gguf_files import SMALL
 from tests.tools.random_checkpoint import random_tensors, write_hugging_face

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.demo_model import ensure_demo_model
-from server.store import Store
+from server.store.demo_model import ensure_demo_model
+from server.store.store import Store
 from tests.tools.registry import DEMO_PATH, Conduct, Registry, registry_running
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import ollama
 import pytest
 
-from server.demo_model import DEMO_FILE
-from server.names import ModelName
 from server.settings import Settings
-from server.stored_model import open_model
+from server.store.demo_model import DEMO_FILE
+from server.store.names import ModelName
+from server.store.stored_model import open_model
 from tests.tools.registry import DEMO_PATH, Registry, digest_of
 from tests.tools.running_server import (
     DEMO,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rwkv_core.errors import AnserError
-from server.demo_model import DEMO_FILE
-from server.manifests import MODEL_TYPE
-from server.store import Store
+from server.store.demo_model import DEMO_FILE
+from server.store.manifests import MODEL_TYPE
+from server.store.store import Store
 from tests.tools.registry import DEMO_PATH as PATH
 from tests.tools.registry import Registry, digest_of
 from tests.tools.running_server import needs_demo

@@ -9,13 +9,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from server.errors import ApiError
-from server.names import InvalidNameError, ModelName
 from server.registry.address import registry_url
 from server.registry.auth import Challenge, read_token, sign_request
 from server.registry.client import RegistryClient
 from server.registry.errors import RegistryError
-from server.short_names import full_name
+from server.store.names import InvalidNameError, ModelName
+from server.store.short_names import full_name
+from server.wire.errors import ApiError
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from server.registry.errors import RegistryError
 from server.registry.limits import Limits
 from server.registry.partial_file import PartialFile, remove_stale_partials
 from server.registry.parts import Part, is_cover, plan_parts
-from server.store import Store
+from server.store.store import Store
 from tests.tools.registry import digest_of
 
 # Small ones, so that a few bytes make many parts.

@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rwkv_core.errors import AnserError
-from server.demo_model import DEMO_FILE, DEMO_NAME, ensure_demo_model
-from server.names import ModelName
 from server.registry.client import translated
 from server.registry.errors import RegistryError, TemporaryError
-from server.store import Store, StoreError
-from server.stored_model import open_model
+from server.store.demo_model import DEMO_FILE, DEMO_NAME, ensure_demo_model
+from server.store.names import ModelName
+from server.store.store import Store, StoreError
+from server.store.stored_model import open_model
 from tests.tools.registry import DEMO_PATH as PATH
 from tests.tools.registry import Registry, digest_of
 from tests.tools.running_server import TIMEOUT_S, needs_demo

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from rwkv_core.errors import AnserError
-from server.demo_model import DEMO_FILE, ensure_demo_model
-from server.manifests import DamagedModelError, Layer, Manifest
-from server.names import ModelName
 from server.registry.errors import RegistryError, UnauthorizedError
-from server.store import Store
-from server.stored_model import open_model
+from server.store.demo_model import DEMO_FILE, ensure_demo_model
+from server.store.manifests import DamagedModelError, Layer, Manifest
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import open_model
 from tests.tools.registry import Conduct, Registry
 from tests.tools.running_server import needs_demo
 from tests.tools.transfers import QUICK, Json, pull_once, push_once

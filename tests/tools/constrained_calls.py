@@ -20,7 +20,7 @@ from rwkv_core.grammar import grammar_vocabulary
 from rwkv_core.loading import load_model
 from rwkv_core.model import Model
 from rwkv_core.sampler import SamplingOptions
-from server.tool_calls import ToolCallParser
+from server.replies.tool_calls import ToolCallParser
 from tests.tools.receiver import Receiver
 
 FORMAT = choose_prompt_format("rwkv7-demo")

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from server.manifests import MANIFEST_TYPE
-from server.names import ModelName
-from server.store import Store
+from server.store.manifests import MANIFEST_TYPE
+from server.store.names import ModelName
+from server.store.store import Store
 from tests.tools.waiting import TIMEOUT_S
 
 DEMO_PATH = "team/rwkv7-demo:latest"  # where tests offer the demo model

@@ -12,11 +12,11 @@ import httpx
 import pytest
 import uvicorn
 
+from server.access.http_protocol import protocol_with_timeout
 from server.app import create_app
 from server.context import ServerContext
-from server.demo_model import DEMO_FILE
-from server.http_protocol import protocol_with_timeout
 from server.settings import Settings
+from server.store.demo_model import DEMO_FILE
 from tests.tools.waiting import TIMEOUT_S, wait_until
 
 __all__ = ["DEMO", "ENDLESS", "TIMEOUT_S", "RunningServer", "needs_demo", "running", "wait_until"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from rwkv_core.checkpoint import open_checkpoint
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.tokenizer import WorldTokenizer
-from server.names import ModelName
-from server.store import Store
-from server.stored_model import ModelParts, write_model
+from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import ModelParts, write_model
 from tests.tools.random_checkpoint import TINY, random_tensors, write_pth
 
 # Every byte is a token, id 0 ends a text.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from server.model_slots import ModelSlots, NoRoomError
+from server.loading.model_slots import ModelSlots, NoRoomError
 
 PLENTY = 1000
 # Turns of the event loop in which all that can happen without anybody's doing has happened.

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from server.names import ModelName
 from server.registry.address import registry_url
 from server.registry.limits import Limits
 from server.registry.pull import pull
 from server.registry.push import push
 from server.registry.registry import Registry
-from server.store import Store
+from server.store.names import ModelName
+from server.store.store import Store
 
 Json = dict[str, Any]
 _R = TypeVar("_R")

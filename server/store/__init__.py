@@ -1,0 +1,1 @@
+"""The models on disk, in the layout of Ollama's store."""
