@@ -217,6 +217,7 @@ def test_embeddings_share_passes_with_replies(engine: Engine, model: Model) -> N
         if text[:-1]:
             model.advance(text[:-1], state)
         assert torch.equal(event.vector, model.final_hidden(text[-1:], [state])[0])
+    reply.finished()
     assert reply.text == run(engine, wanted(model, None)).text
 
 
