@@ -23,7 +23,7 @@ from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
 # For all routes together; each gets its part, what it leaves goes to the next.
-BUDGET_S = 4.0
+BUDGET_S = 2.5
 EXAMPLES = 25
 SESSION = "tea"
 FEW_TOKENS = {"num_predict": 2}

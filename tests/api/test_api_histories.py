@@ -34,7 +34,7 @@ from tests.tools.running_server import (
 pytestmark = needs_demo
 
 NUM_USERS = 4
-NUM_STEPS = 10  # of each user
+NUM_STEPS = 7  # of each user
 # A state of the demo model takes 0.28 MB.
 MEMORY_BUDGET = 1_200_000
 DISK_BUDGET = 3_000_000
