@@ -93,4 +93,5 @@ def test_the_size_of_a_snapshot_is_what_it_takes(n_layer: int, vocab_size: int) 
     words = [sys.executable, "-c", SNAPSHOTS, str(n_layer), str(vocab_size)]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     counted, taken = map(float, told.split())
-    assert 0.9 * counted < taken < 1.05 * counted
+    # Freed pieces of the heap serve small ones at first.
+    assert 0.75 * counted < taken < 1.05 * counted
