@@ -44,10 +44,9 @@ def fuzzed(tmp_path: Path) -> Iterator[RunningServer]:
     ("mode", "is_whole"),
     [
         (GenerationMode.POSITIVE, True),
-        (GenerationMode.POSITIVE, False),
-        (GenerationMode.NEGATIVE, True),
+        (GenerationMode.NEGATIVE, False),
     ],
-    ids=["all fields", "some fields", "wrong types"],
+    ids=["all fields", "some fields, wrong types"],
 )
 def test_no_request_is_answered_by_500(
     fuzzed: RunningServer, tmp_path: Path, mode: GenerationMode, is_whole: bool

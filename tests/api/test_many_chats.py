@@ -20,7 +20,7 @@ from server.settings import Settings
 from tests.tools.running_server import ENDLESS, TIMEOUT_S, RunningServer, running, wait_until
 from tests.tools.session_client import Message, user
 
-NUM_CHATS = 1000
+NUM_CHATS = 400
 NUM_CLIENTS = 4
 MB = 1 << 20
 # By default they are shares of what is free, which a thousand chats of a tiny model do not fill.
@@ -98,7 +98,7 @@ def num_objects() -> Counter[str]:
     return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith(ours))
 
 
-def test_a_thousand_chats_leave_nothing_that_grows(server: RunningServer, tmp_path: Path) -> None:
+def test_hundreds_of_chats_leave_nothing_that_grows(server: RunningServer, tmp_path: Path) -> None:
     chats = Chats(server)
     chats.play(range(NUM_CHATS // 4))
     before, objects_before = resident_bytes(), num_objects()
