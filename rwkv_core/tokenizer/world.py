@@ -116,23 +116,32 @@ def _lengths_by_prefix(ids: dict[bytes, int]) -> dict[bytes, tuple[int, ...]]:
     own vocabulary file, keeps 16-bit ids and takes 236 MB for the World vocabulary; this index
     takes 13.
     """
-    lengths: dict[bytes, set[int]] = {}
+    # Sets of lengths as bits of a number, and one tuple for all prefixes that have the same: a
+    # hundred thousand sets are slow to build, and slower under the garbage collector's eyes.
+    lengths: dict[bytes, int] = {}
     for token in ids:
         size = 2
-        while size <= len(token):
-            of_prefix = lengths.setdefault(token[:size], set())
+        while 2 * size <= len(token):
+            lengths.setdefault(token[:size], 0)
             size *= 2
-            if len(token) < size:
-                of_prefix.add(len(token))
-    return {
-        prefix: (*sorted(found, reverse=True), _longest_inside(prefix, ids))
-        for prefix, found in lengths.items()
-    }
+        if size <= len(token):
+            lengths[token[:size]] = lengths.get(token[:size], 0) | 1 << len(token)
+    shared: dict[tuple[int, int], tuple[int, ...]] = {}
+    result = {}
+    for prefix, found in lengths.items():
+        key = (found, _longest_inside(prefix, ids))
+        if key not in shared:
+            longest_first = range(found.bit_length() - 1, 0, -1)
+            shared[key] = (*(size for size in longest_first if found >> size & 1), key[1])
+        result[prefix] = shared[key]
+    return result
 
 
 def _longest_inside(prefix: bytes, ids: dict[bytes, int]) -> int:
-    inside = (length for length in range(len(prefix) - 1, 0, -1) if prefix[:length] in ids)
-    return next(inside, 1)
+    for length in range(len(prefix) - 1, 0, -1):
+        if prefix[:length] in ids:
+            return length
+    return 1
 
 
 def _unescape(token: str, index: int) -> bytes:
@@ -146,7 +155,8 @@ def _unescape(token: str, index: int) -> bytes:
             return bytes((int(escape[1:], 16),))
         return _ESCAPED.get(escape, escape)
 
-    return _ESCAPE.sub(replace, token.encode())
+    data = token.encode()
+    return _ESCAPE.sub(replace, data) if b"\\" in data else data
 
 
 @cache
