@@ -22,7 +22,7 @@ from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
 from rwkv_core.config import ModelConfig
 from rwkv_core.executor import Segment
 from rwkv_core.formulas import is_matrix
-from rwkv_core.kernels.interface import Bytes, Int32s, Native, NativeMatrix, NativeModel
+from rwkv_core.kernels.interface import Int32s, Native, NativeMatrix, NativeModel
 from rwkv_core.state import State
 
 # The value matrix of a layer's channel mix: only its inputs are ever exactly zero.
@@ -82,9 +82,7 @@ class KernelExecutor:
         num_bytes = 0
         for name in required_names(config.n_layer):
             if name == "emb.weight":
-                packed = _packed_rows(checkpoint, name)
-                model.set_embedding(LAYOUTS[checkpoint.tensors[name].type_name].type_id, packed)
-                num_bytes += packed.nbytes
+                num_bytes += _set_embedding(model, checkpoint, name)
             elif is_matrix(name):
                 matrix = _matrix(checkpoint, name)
                 model.set_matrix(name, matrix)
@@ -219,14 +217,16 @@ def _logits_rows(segments: Sequence[Segment], runs: Sequence[Run]) -> Int32s:
     return np.array(rows, np.int32)
 
 
-def _packed_rows(checkpoint: StoredCheckpoint, name: str) -> Bytes:
-    """A copy of the rows as they are stored: the file may change while they are in use."""
-    packed = np.empty(checkpoint.tensors[name].nbytes, np.uint8)
+def _set_embedding(model: NativeModel, checkpoint: StoredCheckpoint, name: str) -> int:
+    """Its bytes, which are copied: the file may change while they are in use."""
+    info = checkpoint.tensors[name]
+    packed = np.empty(info.nbytes, np.uint8)
     position = 0
     for _, part in checkpoint.row_slices(name):
         packed[position : position + part.size] = part
         position += part.size
-    return packed
+    model.set_embedding(LAYOUTS[info.type_name].type_id, packed)
+    return info.nbytes
 
 
 def _matrix(checkpoint: StoredCheckpoint, name: str, *, by_columns: bool = False) -> NativeMatrix:

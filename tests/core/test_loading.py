@@ -203,12 +203,12 @@ def test_a_bad_model_is_refused_before_weights_are_read(tmp_path: Path) -> None:
     assert "blocks.2.ffn.x_k has shape [63], expected [64]" in str(error)
 
 
-# 12 layers of 6 MB and an embedding of 17 MB in bfloat16: none is large beside the whole, 110 MB.
+# An embedding and a head of 50 MB in bfloat16: to keep a copy of either would be seen in the 120 MB.
 LARGE = ModelConfig(
-    n_layer=12,
+    n_layer=3,
     n_embd=512,
     head_size=64,
-    vocab_size=16384,
+    vocab_size=49152,
     n_ffn=2048,
     decay_rank=32,
     iclr_rank=32,
@@ -287,7 +287,7 @@ def test_loading_holds_one_tensor_beside_the_weights(
     weights = item_bytes * sum(tensor.numel() for tensor in large_tensors.values())
     assert weights <= num_weight_bytes < 1.01 * weights  # vectors are float32
     largest = item_bytes * LARGE.vocab_size * LARGE.n_embd
-    assert weights <= peak < weights + largest + (32 << 20)
+    assert 0.95 * weights < peak < weights + largest + (32 << 20)
 
 
 @needs_proc
