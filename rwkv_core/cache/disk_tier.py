@@ -34,6 +34,11 @@ _WRITE_TIMEOUT_S = 10.0
 # After a write that failed nothing is written for so long.
 _PAUSE_S = 60.0
 
+# Writing takes a processor and the memory from whoever is waiting for a first token. So it begins when
+# nothing has been looked up or put for so long, but does not wait longer than that for it.
+_CALM_S = 0.25
+_LONGEST_WAIT_S = 2.0
+
 # Uses that wait to be noted. Each holds on to the tokens of its prompt.
 _MAX_TOUCHES = 64
 
@@ -66,10 +71,7 @@ class _Write:
     tokens: TokenArray
     snapshot: Snapshot
     kind: SnapshotKind
-
-    @property
-    def num_bytes(self) -> int:
-        return self.snapshot.nbytes + self.tokens.nbytes
+    num_bytes: int  # of memory
 
     def begins_with(self, tokens: TokenArray) -> bool:
         return np.array_equal(self.tokens[: len(tokens)], tokens)
@@ -110,6 +112,8 @@ class DiskTier:
         self._touches: deque[tuple[ModelKey, TokenArray]] = deque(maxlen=_MAX_TOUCHES)
         self._forgetting: list[_Forget] = []
         self._saved: WeakSet[Snapshot] = WeakSet()  # those in memory that are on disk, too
+        self._last_use_s = self._waiting_since_s = time.monotonic()
+        self._num_in_a_hurry = 0  # calls that wait for the queue's end
         self._paused_until = 0.0
         self._has_failed = False
         self._is_closed = False
@@ -127,6 +131,8 @@ class DiskTier:
 
         Reads and checks the whole file, unless the snapshot still waits to be written.
         """
+        with self._changed:
+            self._last_use_s = time.monotonic()
         waiting = self._longest_waiting(key, tokens, longer_than)
         if waiting is not None:
             longer_than = waiting.num_tokens
@@ -145,7 +151,7 @@ class DiskTier:
     def put(
         self, key: ModelKey, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind
     ) -> None:
-        """Has a snapshot written soon. Of too many that wait, the oldest of the least kind goes."""
+        """Has a snapshot written in a calm moment. Of too many that wait, the oldest of the least kind goes."""
         with self._changed:
             is_known = snapshot in self._saved or any(
                 write.snapshot is snapshot for write in self._waiting()
@@ -155,7 +161,10 @@ class DiskTier:
             if time.monotonic() < self._paused_until:
                 self._num_dropped += 1
                 return
-            self._queue.append(_Write(key, tokens.copy(), snapshot, kind))
+            self._last_use_s = time.monotonic()
+            self._begin_to_wait()
+            num_bytes = snapshot.nbytes + tokens.nbytes
+            self._queue.append(_Write(key, tokens.copy(), snapshot, kind, num_bytes))
             while self._num_queued_bytes() > self._max_queued_bytes and len(self._queue) > 1:
                 self._queue.remove(min(self._queue, key=lambda write: write.kind))
                 self._num_dropped += 1
@@ -165,6 +174,7 @@ class DiskTier:
         """Notes a use of the snapshot for exactly these tokens, if there is one."""
         with self._changed:
             if self._thread is not None and not self._is_closed:
+                self._begin_to_wait()
                 self._touches.append((key, tokens))
                 self._changed.notify_all()
 
@@ -187,7 +197,12 @@ class DiskTier:
     def flush(self, timeout_s: float) -> bool:
         """Waits until all is written and deleted that was to be; False if that takes longer."""
         with self._changed:
-            return self._changed.wait_for(self._is_idle, timeout_s)
+            self._num_in_a_hurry += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(self._is_idle, timeout_s)
+            finally:
+                self._num_in_a_hurry -= 1
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what waits, for so long at most. Afterwards nothing is found and nothing kept."""
@@ -294,6 +309,8 @@ class DiskTier:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._has_work() or self._is_closed)
+                while (seconds := self._seconds_to_wait()) > 0:
+                    self._changed.wait(seconds)
                 if self._is_closed:
                     break
                 touches = [*self._touches]
@@ -339,6 +356,19 @@ class DiskTier:
             self._paused_until = time.monotonic() + _PAUSE_S
             self._num_dropped += len(self._queue) + (self._in_progress is not None)
             self._queue.clear()
+
+    def _begin_to_wait(self) -> None:
+        """Called before something is added to the work."""
+        if not self._has_work():
+            self._waiting_since_s = time.monotonic()
+
+    def _seconds_to_wait(self) -> float:
+        """Until what waits should be written; 0 or less: now."""
+        is_urgent = self._is_closed or self._forgetting or self._num_in_a_hurry
+        if is_urgent or 2 * self._num_queued_bytes() > self._max_queued_bytes:
+            return 0.0
+        at_s = min(self._last_use_s + _CALM_S, self._waiting_since_s + _LONGEST_WAIT_S)
+        return at_s - time.monotonic()
 
     def _num_queued_bytes(self) -> int:
         return sum(write.num_bytes for write in self._waiting())

@@ -28,6 +28,7 @@ from rwkv_core.cache.disk_folder import FILES_NAME, INDEX_NAME, DiskFolder
 from rwkv_core.cache.state_file import encode_state
 from rwkv_core.cache.tokens import ANCHOR_TOKENS
 from tests.tools.snapshots import KEY, is_of, snapshot_of
+from tests.tools.waiting import wait_until
 
 TURN, CHECKPOINT = SnapshotKind.TURN, SnapshotKind.CHECKPOINT
 
@@ -179,6 +180,24 @@ def test_what_waits_to_be_written_is_found(tmp_path: Path, monkeypatch: pytest.M
         assert tier.lookup(KEY, as_tokens([1] * 3), longer_than=3) is None
         assert tier.lookup(replace(KEY, model="c" * 64), as_tokens([1] * 3)) is None
         gate.open.set()
+
+
+def test_writing_waits_for_a_calm_moment_but_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_CALM_S", "_LONGEST_WAIT_S"):
+        monkeypatch.setattr(disk_tier_module, name, 3600.0)
+    room = 4 * snapshot_of([1]).nbytes
+    with opened(tmp_path, max_queued_bytes=room) as tier:
+        put(tier, [1])
+        put(tier, [2])
+        assert tier.statistics().num_written == 0
+        put(tier, [3])  # more than half of the room is taken
+        wait_until(lambda: tier.statistics().num_written > 0)
+        assert tier.flush(30)
+        monkeypatch.setattr(disk_tier_module, "_LONGEST_WAIT_S", 0.0)
+        put(tier, [4])
+        wait_until(lambda: tier.statistics().num_written == 4)
 
 
 def test_what_the_caller_does_with_its_tokens_later_changes_nothing(tmp_path: Path) -> None:
