@@ -34,8 +34,8 @@ _WRITE_TIMEOUT_S = 10.0
 # After a write that failed nothing is written for so long.
 _PAUSE_S = 60.0
 
-# Writing takes a processor and the memory from whoever is waiting for a first token. So it begins when
-# nothing has been looked up or put for so long, but does not wait longer than that for it.
+# Writing takes a processor from whoever is waiting for a first token. So it begins when nothing has
+# been looked up or put for so long, and does not wait longer for that than the second one says.
 _CALM_S = 0.25
 _LONGEST_WAIT_S = 2.0
 
@@ -151,7 +151,10 @@ class DiskTier:
     def put(
         self, key: ModelKey, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind
     ) -> None:
-        """Has a snapshot written in a calm moment. Of too many that wait, the oldest of the least kind goes."""
+        """Has a snapshot written in a calm moment.
+
+        Of too many that wait, the oldest of the least kind goes.
+        """
         with self._changed:
             is_known = snapshot in self._saved or any(
                 write.snapshot is snapshot for write in self._waiting()

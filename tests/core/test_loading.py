@@ -203,7 +203,7 @@ def test_a_bad_model_is_refused_before_weights_are_read(tmp_path: Path) -> None:
     assert "blocks.2.ffn.x_k has shape [63], expected [64]" in str(error)
 
 
-# An embedding and a head of 50 MB in bfloat16: to keep a copy of either would be seen in the 120 MB.
+# An embedding and a head of 50 MB each in bfloat16: a copy of either that was kept would be seen.
 LARGE = ModelConfig(
     n_layer=3,
     n_embd=512,
