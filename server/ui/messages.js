@@ -74,6 +74,8 @@ export class MessageView {
   finish(facts) {
     this.article.removeAttribute("aria-busy");
     this.endThinking();
+    // A model may say all of it in its thought.
+    if (this.details && !this.text) this.details.open = true;
     this.content.normalize();
     keepingEnd(() => setText(this.note, facts.filter(Boolean).join(" · ")));
   }

@@ -12,11 +12,16 @@ export class Metrics {
     this.samples = page.split("\n").flatMap(readSample);
   }
 
-  /** The sum of the samples that have these labels; undefined if there are none. */
+  /** The sum of the samples of Anser's that have these labels; undefined if there are none. */
   total(name, labels = {}) {
+    return this.sum(`anser_${name}`, labels);
+  }
+
+  /** The same for a metric by its whole name. */
+  sum(name, labels = {}) {
     const wanted = Object.entries(labels);
     const values = this.samples
-      .filter((each) => each.name === `anser_${name}`)
+      .filter((each) => each.name === name)
       .filter((each) => wanted.every(([key, value]) => each.labels[key] === value))
       .map((each) => each.value);
     return values.length ? values.reduce((sum, value) => sum + value) : undefined;

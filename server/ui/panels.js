@@ -21,21 +21,21 @@ export function showModels(models, metrics, nowMs) {
   showEmpty("models", !models.length);
 }
 
-/** Live slots, then memory, then disk: from where a chat goes on at once to where it is read from. */
+/** Where states are, from those in use to those on disk, and what the process has in all. */
 export function showTiers(metrics) {
-  const budget = (tier) => metrics.total("state_budget_bytes", { tier });
-  const size = (tier) => metrics.total("state_bytes", { tier }) ?? 0;
-  const states = (tier) => `${short(metrics.total("states", { tier }) ?? 0)} states`;
-  const queued = size("disk_queue");
   const slots = metrics.total("slots") ?? 0;
   const inUse = metrics.total("slots_in_use") ?? 0;
-  const tiers = [
-    ["Live slots", bytes(size("slots")), `${inUse} of ${slots} in use`, inUse / slots],
-    tierOf("Memory", size("memory"), budget("memory"), states("memory")),
-    tierOf("Disk", size("disk"), budget("disk"), states("disk")),
+  const queued = metrics.total("state_bytes", { tier: "disk_queue" });
+  const slotBytes = metrics.total("state_bytes", { tier: "slots" }) ?? 0;
+  const resident = metrics.sum("process_resident_memory_bytes");
+  const rows = [
+    ["Live slots", bytes(slotBytes), `${inUse} of ${slots} in use`, inUse / slots],
+    tierRow(metrics, "Cache in memory", "memory"),
+    tierRow(metrics, "Cache on disk", "disk"),
   ];
-  if (queued) tiers.push(["To be written", bytes(queued), "", NaN]);
-  byId("tiers").replaceChildren(...tiers.flatMap(tierRow));
+  if (queued) rows.push(["Not yet on disk", bytes(queued), "", NaN]);
+  if (resident) rows.push(["Whole process", bytes(resident), "weights and all", NaN]);
+  byId("tiers").replaceChildren(...rows.flatMap(meterRow));
 }
 
 /**
@@ -79,14 +79,17 @@ function slotsText(metrics, labels) {
   return waiting ? `${text}, ${waiting} wait` : text;
 }
 
-/** A tier that nobody has used yet has no budget, or one of nothing. */
-function tierOf(name, size, budget, states) {
-  const text = budget ? `${bytes(size)} of ${bytes(budget)}` : bytes(size);
-  return [name, text, states, size / budget];
+/** The disk is looked at, and budgets are known, once a model has been loaded. */
+function tierRow(metrics, name, tier) {
+  const size = metrics.total("state_bytes", { tier });
+  const budget = metrics.total("state_budget_bytes", { tier });
+  if (!budget) return [name, "–", "", NaN];
+  const states = `${short(metrics.total("states", { tier }))} states`;
+  return [name, `${bytes(size)} of ${bytes(budget)}`, states, size / budget];
 }
 
 /** A name, what it has, and how full it is: `part` of 1, NaN where there is no bound. */
-function tierRow([name, size, detail, part]) {
+function meterRow([name, size, detail, part]) {
   const bar = element("span", { className: "bar", ariaHidden: "true" }, element("span"));
   bar.firstChild.style.width = `${100 * Math.min(1, part || 0)}%`;
   const value = element("dd", {}, size, element("small", { textContent: detail }));
