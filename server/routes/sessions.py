@@ -133,9 +133,7 @@ def _limit(text: str) -> int | None:
     return int(text)
 
 
-def _list(
-    models: Store, store: SessionStore, model_key: object, limit: int | None
-) -> Response:
+def _list(models: Store, store: SessionStore, model_key: object, limit: int | None) -> Response:
     if model_key is None:
         found = store.all(limit)
     else:

@@ -13,13 +13,13 @@ const SHAPES = { line: drawLine, bars: drawBars };
 
 export class Chart {
   /**
-   * @param {HTMLElement} figure with an `output`, an `svg` and a place for the highest value
+   * @param {HTMLElement} figure with a `strong`, an `svg` and a place for the highest value
    * @param {"line" | "bars"} shape
    * @param {string} title for those who cannot see it
    * @param {(value: number) => string} format
    */
   constructor(figure, shape, title, format) {
-    this.latest = figure.querySelector("output");
+    this.latest = figure.querySelector("strong");
     this.top = figure.querySelector(".top");
     this.svg = figure.querySelector("svg");
     this.svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
