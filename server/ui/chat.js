@@ -46,7 +46,16 @@ export class Chat {
     stop.addEventListener("click", () => this.stopper?.abort());
     model.addEventListener("change", () => this.showAbilities());
     session.addEventListener("change", () => this.openSession(session.value.trim()));
-    this.newChatButton.addEventListener("click", () => this.openSession(""));
+    session.addEventListener("keydown", (event) => {
+      // It names the session; the message is not sent before the session is there.
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      text.focus();
+    });
+    this.newChatButton.addEventListener("click", () => {
+      this.openSession("");
+      text.focus();
+    });
   }
 
   /** @param models those of `/api/tags` */
@@ -68,13 +77,12 @@ export class Chat {
   /** Goes on with a session of the server, a new one if it has none of that name; "" is none. */
   async openSession(name) {
     if (this.stopper) return;
-    const { session, model, text } = this.fields;
+    const { session, model } = this.fields;
     session.value = name;
     this.sessionName = name;
     this.history = [];
     clearMessages();
     byId("messages").append(this.noMessages);
-    text.focus();
     if (!name) return;
     let found;
     try {
@@ -187,6 +195,8 @@ export class Chat {
     send.hidden = isBusy;
     stop.hidden = !isBusy;
     byId("messages").setAttribute("aria-busy", String(isBusy));
-    if (!isBusy) text.focus();
+    // A button that is hidden has lost the focus. Where fingers point, it would bring the keyboard.
+    const isLost = [document.body, send, stop].includes(document.activeElement);
+    if (!isBusy && isLost && matchMedia("(pointer: fine)").matches) text.focus();
   }
 }

@@ -1,22 +1,20 @@
-"""The page at `/ui` in a real browser, on a real server with real models.
-
-`ANSER_SCREENSHOT=FILE.png` keeps a picture of it.
-"""
+"""The page at `/ui` in a real browser, on a real server with real models."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from server.settings import Settings
 from server.store.store import Store
+from tests.tools.chromium import CHROMIUM, chromium
 from tests.tools.running_server import (
     DEMO,
     ENDLESS,
@@ -29,7 +27,6 @@ from tests.tools.running_server import (
 from tests.tools.server_models import add_endless_model
 from tests.tools.session_client import chat, stored, user
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     needs_demo,
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt-get install chromium)"),
@@ -58,14 +55,8 @@ def server(settings: Settings) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert CHROMIUM
-    with sync_playwright() as playwright:
-        # Chromium's sandbox refuses to run as root, as in a container.
-        is_sandboxed = os.geteuid() != 0
-        with playwright.chromium.launch(
-            executable_path=CHROMIUM, chromium_sandbox=is_sandboxed
-        ) as browser:
-            yield browser
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -128,7 +119,8 @@ def ask_for(page: Page, **more: Any) -> None:
     """Adds to what the page asks of a chat what it has no field for."""
 
     def change(route: Route) -> None:
-        body: dict[str, Any] = route.request.post_data_json
+        body = route.request.post_data_json
+        assert isinstance(body, dict)
         route.continue_(post_data=body | more)
 
     page.route("**/api/chat", change)
@@ -179,8 +171,6 @@ def test_a_chat_and_what_it_does_to_the_server(page: Page, server: RunningServer
     expect(speed).to_have_attribute("aria-label", re.compile(r"at most [1-9]"))
     expect(first).to_have_attribute("aria-label", re.compile(r"at most .* m?s"))
     assert page.locator("#first-token path.bars").get_attribute("d")
-    if file := os.environ.get("ANSER_SCREENSHOT"):
-        page.screenshot(path=file)
 
 
 def test_a_session_and_text_that_looks_like_html(page: Page, server: RunningServer) -> None:
