@@ -19,7 +19,7 @@ from tests.tools.chromium import chromium
 from tests.tools.running_server import DEMO, TIMEOUT_S, RunningServer, running
 
 _MINUTES = 5.0
-_SIZE = ViewportSize(width=1200, height=800)
+_SIZE = ViewportSize(width=1200, height=940)
 _SESSIONS = ("tea-with-ada", "homework", "holiday-plans")
 _SAID = ("Hello!", "My name is Ada.", "What is my name?", "What is 47 + 38?", "What is 60 - 25?")
 

@@ -235,6 +235,33 @@ def test_it_rests_unseen_and_fits_a_narrow_dark_screen(page: Page, server: Runni
     expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
 
 
+def test_speed_is_what_happened_between_two_looks(page: Page, server: RunningServer) -> None:
+    """Of all models together; a server that has begun anew counts from nothing."""
+    visit(page, server)
+
+    def look(tokens: int, num_begun: int, waited_s: float) -> str:
+        return f"""# HELP anser_inter_token_seconds_count Not 9.
+anser_inter_token_seconds_count{{model="a"}} {tokens}
+anser_inter_token_seconds_count{{model="b\\"}} \\\\"}} 5.0
+anser_time_to_first_token_seconds_count{{model="a"}} {num_begun}
+anser_time_to_first_token_seconds_sum{{model="a"}} {waited_s}
+"""
+
+    speeds = page.evaluate(
+        """async (pages) => {
+            const { Metrics, between } = await import('/ui/metrics.js');
+            const looks = pages.map((page, at) => new Metrics(page, 2000 * at));
+            return looks.slice(1).map((after, at) => between(looks[at], after));
+        }""",
+        [look(10, 1, 1), look(28, 3, 1.5), look(28, 3, 1.5), look(3, 1, 9)],
+    )
+    assert speeds == [
+        {"tokenRate": 10, "firstTokenSeconds": 0.25},
+        {"tokenRate": 0, "firstTokenSeconds": None},
+        None,
+    ]
+
+
 def test_a_restart_and_a_key(page: Page, settings: Settings, tmp_path: Path) -> None:
     settings = Settings(models=settings.models, states=tmp_path, device="cpu")
     status = page.get_by_role("status")
