@@ -87,8 +87,13 @@ class State:
     @staticmethod
     def nbytes_of(config: ModelConfig) -> int:
         """Of the state of one sequence, without making one."""
-        shift = config.n_layer * config.n_embd
-        wkv = shift * config.head_size  # H heads of N x N are D x N values
+        return State.nbytes_of_sizes(config.n_layer, config.n_embd, config.head_size)
+
+    @staticmethod
+    def nbytes_of_sizes(n_layer: int, n_embd: int, head_size: int) -> int:
+        """The same for a model of which only these sizes are known."""
+        shift = n_layer * n_embd
+        wkv = shift * head_size  # H heads of N x N are D x N values
         return torch.float32.itemsize * (2 * shift + wkv)
 
     @property

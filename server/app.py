@@ -34,6 +34,7 @@ from server.routes import (
     registry,
     root,
     sessions,
+    ui,
 )
 from server.sessions.turns import Sessions
 from server.settings import Settings
@@ -59,6 +60,7 @@ _ROUTES = (
     anthropic,
     sessions,
     metrics,
+    ui,
 )
 
 # What Ollama's router says where it has no route.

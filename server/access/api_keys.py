@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.ui import FILES as PAGE_FILES
 from server.wire.error_shapes import error_json
 from server.wire.streaming import json_response
 
 # What a health check asks. They say that a server is there and which version of Ollama's API it
-# speaks; everything else, the metrics too, tells of the models or of what is done with them.
-_OPEN_PATHS = frozenset({"/", "/api/version"})
+# speaks; everything else, the metrics too, tells of the models or of what is done with them. The
+# files of the page at /ui are the same everywhere: a browser can send a key only once it has them.
+_OPEN_PATHS = frozenset({"/", "/api/version", *PAGE_FILES})
 _WORDS = "unauthorized: send a key of this server as Authorization: Bearer KEY"
 _CHALLENGE = 'Bearer realm="anser"'
 

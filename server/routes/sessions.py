@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedRandom
 
 from fastapi import APIRouter, Request
@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from rwkv_core.cache.state_file import EncodedState
+from rwkv_core.errors import AnserError
 from server.context import ServerContext, context_of, read_request
 from server.sessions.forgetting import forget_states
 from server.sessions.ids import check_id, new_id
@@ -28,11 +29,15 @@ from server.sessions.turns import (
     read_messages,
     read_tools,
     session_not_found,
+    weights_of,
 )
 from server.sessions.uploads import SlowUploadError
 from server.store.names import ModelName
+from server.store.store import Store
+from server.store.stored_model import open_model
 from server.wire.answers import Json, listed_session
 from server.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, message_of
+from server.wire.go_text import go_quote
 from server.wire.openapi import takes, uploads
 from server.wire.schemas import ForkRequest
 from server.wire.streaming import json_response, unless_gone
@@ -40,19 +45,24 @@ from server.wire.streaming import json_response, unless_gone
 router = APIRouter()
 
 _PIECE_BYTES = 1 << 20
+_MAX_LIMIT_DIGITS = 9
 
 
 @router.get("/api/sessions")
 async def sessions(request: Request) -> Response:
-    store = await context_of(request).sessions.store()
+    context = context_of(request)
     model = request.query_params.get("model", "")
-    return await asyncio.to_thread(_list, store, ModelName.parse(model).key if model else None)
+    key = ModelName.parse(model).key if model else None
+    limit = _limit(request.query_params.get("limit", ""))
+    store = await context.sessions.store()
+    return await asyncio.to_thread(_list, context.store, store, key, limit)
 
 
 @router.get("/api/sessions/{session_id}")
 async def session(request: Request, session_id: str) -> Response:
-    store = await context_of(request).sessions.store()
-    return await asyncio.to_thread(_show, store, check_id(session_id))
+    context = context_of(request)
+    store = await context.sessions.store()
+    return await asyncio.to_thread(_show, context.store, store, check_id(session_id))
 
 
 @router.delete("/api/sessions/{session_id}")
@@ -72,11 +82,12 @@ async def fork(request: Request, session_id: str) -> Response:
     is_empty = not (await _body(request)).strip()
     asked = ForkRequest() if is_empty else await read_request(request, ForkRequest)
     name = check_id(asked.session) if asked.session else new_id()
-    store = await context_of(request).sessions.store()
+    context = context_of(request)
+    store = await context.sessions.store()
     forked = await to_the_end(store.fork, session_id, name, asked.at)
     if forked is None:
         raise session_not_found(session_id)
-    return json_response(listed_session(forked))
+    return await _answer(context, forked)
 
 
 @router.get("/api/sessions/{session_id}/state")
@@ -109,21 +120,54 @@ async def put_state(request: Request, session_id: str) -> Response:
             stored, is_new = await _import(
                 context, session_id, request.query_params.get("model", ""), file, num_bytes
             )
-    return json_response(listed_session(stored), 201 if is_new else 200)
+    return await _answer(context, stored, 201 if is_new else 200)
 
 
-def _list(store: SessionStore, model_key: object) -> Response:
-    found = store.all()
-    if model_key is not None:
-        found = [each for each in found if ModelName.parse(each.model).key == model_key]
-    return json_response({"sessions": [listed_session(each) for each in found]})
+def _limit(text: str) -> int | None:
+    """How many sessions a request asks for at most. Raises ApiError (400)."""
+    if not text:
+        return None
+    # Longer numbers are more than SQLite knows, and than there can be sessions.
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_LIMIT_DIGITS):
+        raise ApiError(400, f"invalid limit {go_quote(text[:_MAX_LIMIT_DIGITS])}: use a number")
+    return int(text)
 
 
-def _show(store: SessionStore, session_id: str) -> Response:
+def _list(models: Store, store: SessionStore, model_key: object, limit: int | None) -> Response:
+    if model_key is None:
+        found = store.all(limit)
+    else:
+        found = store.all()
+        found = [each for each in found if ModelName.parse(each.model).key == model_key][:limit]
+    return json_response({"sessions": _listed(models, found)})
+
+
+def _show(models: Store, store: SessionStore, session_id: str) -> Response:
     found, stored = _find(store, session_id)
+    (listed,) = _listed(models, [found])
     content: Json = {"messages": [json.loads(each.body) for each in stored]}
     tools = json.loads(found.tools)
-    return json_response(listed_session(found) | content | ({"tools": tools} if tools else {}))
+    return json_response(listed | content | ({"tools": tools} if tools else {}))
+
+
+async def _answer(context: ServerContext, session: Session, status: int = 200) -> Response:
+    (listed,) = await asyncio.to_thread(_listed, context.store, [session])
+    return json_response(listed, status)
+
+
+def _listed(models: Store, sessions: Sequence[Session]) -> list[Json]:
+    """What is said of sessions in lists. Looks into each of their models once."""
+    sizes = {name: _state_sizes(models, name) for name in {each.model for each in sessions}}
+    return [listed_session(each, sizes[each.model].get(each.weights, 0)) for each in sessions]
+
+
+def _state_sizes(models: Store, name: str) -> dict[str, int]:
+    """The bytes of a chat's state, by weights: empty without a model of that name that runs."""
+    try:
+        model = open_model(models, ModelName.parse(name))
+    except AnserError:
+        return {}
+    return {weights_of(model): model.facts.state_bytes} if model else {}
 
 
 def _find(store: SessionStore, session_id: str) -> tuple[Session, list[StoredMessage]]:

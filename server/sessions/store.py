@@ -159,10 +159,13 @@ class SessionStore:
                 return None
             return session, _messages(connection, session.head)
 
-    def all(self) -> list[Session]:
-        """The one that was changed last first."""
+    def all(self, limit: int | None = None) -> list[Session]:
+        """The one that was changed last first; `limit` is the most that are read."""
         with self._using() as connection:
-            rows = connection.execute(f"{_SELECT} ORDER BY s.updated_ns DESC, s.id").fetchall()
+            rows = connection.execute(
+                f"{_SELECT} ORDER BY s.updated_ns DESC, s.id LIMIT ?",
+                (-1 if limit is None else limit,),  # SQLite's word for no limit
+            ).fetchall()
         return [Session(*row) for row in rows]
 
     def save(

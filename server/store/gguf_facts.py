@@ -11,6 +11,7 @@ from typing import Any
 
 from rwkv_core.checkpoint.gguf import GGUFFile
 from rwkv_core.loading import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
+from rwkv_core.state import State
 from server.wire.go_text import human_number
 
 ARCHITECTURE = "rwkv7"
@@ -88,6 +89,13 @@ class GGUFFacts:
     @property
     def embedding_length(self) -> int:
         return self._number(f"{self.architecture}.embedding_length")
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the state of one chat; 0 when the file does not say."""
+        names = ("block_count", "embedding_length", "wkv.head_size")
+        sizes = [self._number(f"{self.architecture}.{name}") for name in names]
+        return State.nbytes_of_sizes(*sizes) if min(sizes) > 0 else 0
 
     def _text(self, key: str) -> str:
         value = self.metadata.get(key)

@@ -108,9 +108,13 @@ def running_model(loaded: LoadedModel) -> Json:
     }
 
 
-def listed_session(session: Session) -> Json:
-    """An entry of `/api/sessions`."""
-    counts = {"message_count": session.num_messages, "token_count": session.num_tokens}
+def listed_session(session: Session, state_bytes: int) -> Json:
+    """An entry of `/api/sessions`. `state_bytes` is 0 where it is not known."""
+    counts = {
+        "message_count": session.num_messages,
+        "token_count": session.num_tokens,
+        "state_size": state_bytes,
+    }
     return {
         "session": session.id,
         "model": session.model,

@@ -12,6 +12,7 @@ import pytest
 
 from server.app import create_app
 from server.settings import Settings
+from server.ui import FILES as PAGE_FILES
 from server.wire.openapi import openapi_page
 from tests.tools.running_server import TIMEOUT_S, RunningServer, running
 
@@ -45,6 +46,13 @@ def test_every_route_but_two_needs_a_key(locked: RunningServer, method: str, pat
     assert response.headers["www-authenticate"] == 'Bearer realm="anser"'
     if method != "HEAD" and path.startswith("/api/"):
         assert response.json()["error"].startswith("unauthorized: ")
+
+
+def test_the_page_for_people_needs_none(locked: RunningServer) -> None:
+    """It has to be there before it can ask for one."""
+    for path in PAGE_FILES:
+        assert locked.http.get(path).status_code == 200
+    assert locked.http.get("/ui/nothing").status_code == 401
 
 
 def test_what_is_no_route_is_not_told_apart(locked: RunningServer) -> None:

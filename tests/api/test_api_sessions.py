@@ -195,6 +195,15 @@ def test_the_list(server: RunningServer) -> None:
     of_alias = server.http.get("/api/sessions", params={"model": ALIAS.upper()}).json()
     assert [each["session"] for each in of_alias["sessions"]] == ["listed-2"]
     assert server.http.get("/api/sessions", params={"model": "a b"}).status_code == 400
+    loaded = server.context.manager.loaded()
+    assert {each["state_size"] for each in found[:2]} == {each.state_bytes for each in loaded}
+    for filter in ({}, {"model": DEMO}):
+        few = server.http.get("/api/sessions", params={"limit": "1"} | filter).json()["sessions"]
+        assert [each["session"] for each in few] == ["listed-1"]
+    for limit in ("-1", "x", "²", "1" * 30):
+        response = server.http.get("/api/sessions", params={"limit": limit})
+        assert response.status_code == 400
+        assert error_of(response.json()).startswith("invalid limit")
 
 
 def test_delete(server: RunningServer) -> None:

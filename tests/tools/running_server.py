@@ -32,10 +32,11 @@ needs_demo = pytest.mark.skipif(
 class RunningServer:
     """A server in a thread of this process. `context` may be read from tests, never changed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int = 0) -> None:
+        """On a free port where `port` is 0."""
         app = create_app(settings)
         config = uvicorn.Config(
-            app, host=settings.host, port=0, log_level="warning", access_log=False, ws="none",
+            app, host=settings.host, port=port, log_level="warning", access_log=False, ws="none",
             http=protocol_with_timeout(settings.request_timeout_s), timeout_graceful_shutdown=1,
         )  # fmt: skip
         self.context: ServerContext = app.state.context
@@ -77,8 +78,8 @@ class RunningServer:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[RunningServer]:
-    server = RunningServer(settings)
+def running(settings: Settings, port: int = 0) -> Iterator[RunningServer]:
+    server = RunningServer(settings, port)
     try:
         yield server
     finally:
