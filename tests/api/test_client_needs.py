@@ -38,7 +38,8 @@ def show(server: RunningServer, name: str) -> dict[str, Any]:
 def test_no_model_lacks_what_clients_insist_on(server: RunningServer) -> None:
     """Open WebUI dies without a digest, VS Code without a version, model_info and capabilities."""
     models = server.http.get("/api/tags").json()["models"]
-    assert {f"{each}:latest" for each in (DEMO, ENDLESS, SHORT)} <= {each["name"] for each in models}
+    names = {listed["name"] for listed in models}
+    assert {f"{name}:latest" for name in (DEMO, ENDLESS, SHORT)} <= names
     for listed in models:
         shown = show(server, listed["model"])
         assert re.fullmatch("[0-9a-f]{64}", listed["digest"])
