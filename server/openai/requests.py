@@ -58,7 +58,6 @@ def chat_request(asked: ChatCompletionRequest) -> schemas.ChatRequest:
         think=think_of(effort or ""),
         logprobs=asked.logprobs,
         top_logprobs=asked.top_logprobs,
-        debug_render_only=asked.debug_render_only,
     )
 
 
