@@ -17,6 +17,7 @@ from server.store.manifests import DamagedModelError
 from server.store.names import ModelName
 from server.store.store import Store
 from server.store.stored_model import ForeignModelError, StoredModel, open_model
+from server.wire.content_encoding import decompress, is_compressed
 from server.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, model_not_found
 from server.wire.go_decode import GoModel, decode
 from server.wire.go_json import parse_body
@@ -72,14 +73,21 @@ def context_of(request: Request) -> ServerContext:
 
 
 async def read_request(request: Request, kind: type[_Model]) -> _Model:
-    """The body of a request. Raises ApiError (400) in the words of Ollama's parser."""
+    """The body of a request. Raises ApiError (400) in the words of Ollama's parser, and what
+    decompressing raises.
+    """
     try:
         body = await request.body()
     except ClientDisconnect:
         raise ApiError(CLIENT_CLOSED_REQUEST, "request canceled") from None
-    if len(body) <= _LARGE_BODY:
+    is_packed = is_compressed(request.headers.get("content-encoding", ""))
+    if len(body) <= _LARGE_BODY and not is_packed:
         return decode(kind, parse_body(body))
-    async with context_of(
-        request
-    ).large_bodies:  # as lists, such a body may take twenty times its size
-        return await asyncio.to_thread(lambda: decode(kind, parse_body(body)))
+    context = context_of(request)
+
+    def read() -> _Model:
+        max_bytes = context.settings.max_request_size
+        return decode(kind, parse_body(decompress(body, max_bytes) if is_packed else body))
+
+    async with context.large_bodies:  # as lists, such a body may take twenty times its size
+        return await asyncio.to_thread(read)

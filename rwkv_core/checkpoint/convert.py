@@ -25,7 +25,7 @@ from rwkv_core.checkpoint.base import (
 )
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, Bytes, dequantize
 from rwkv_core.checkpoint.ggml_quantize import MAX_VALUES, check_range, quantize_blocks
-from rwkv_core.checkpoint.gguf_format import ARCHITECTURE
+from rwkv_core.checkpoint.gguf_format import ARCHITECTURE, UNLIMITED_CONTEXT
 from rwkv_core.checkpoint.gguf_vocabulary import vocabulary_metadata
 from rwkv_core.checkpoint.gguf_writer import GGUFWriter, MetadataValue
 from rwkv_core.checkpoint.names import (
@@ -50,8 +50,6 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 # The version of ggml's block layouts (GGML_QNT_VERSION).
 _QUANTIZATION_VERSION = 2
 
-# What llama.cpp's converter writes for models whose context nothing limits.
-_UNLIMITED_CONTEXT = 1 << 20
 _CONTEXT_LENGTH_KEY = f"{ARCHITECTURE}.context_length"
 
 # Values that a thread encodes at once (whole rows), and how many such pieces each thread may be
@@ -204,7 +202,7 @@ def _is_list_of_strings(value: object) -> bool:
 
 def _hyper_parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, MetadataValue]:
     """The keys that llama.cpp reads: all but the epsilon and the gate's rank are required there."""
-    context_length = checkpoint.metadata.get(_CONTEXT_LENGTH_KEY, _UNLIMITED_CONTEXT)
+    context_length = checkpoint.metadata.get(_CONTEXT_LENGTH_KEY, UNLIMITED_CONTEXT)
     values: dict[str, MetadataValue] = {
         "embedding_length": config.n_embd,
         "block_count": config.n_layer,

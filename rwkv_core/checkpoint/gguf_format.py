@@ -17,6 +17,9 @@ MAX_NAME_BYTES = 63
 
 ARCHITECTURE = "rwkv7"
 
+# What llama.cpp's converter writes for models whose context nothing limits.
+UNLIMITED_CONTEXT = 1 << 20
+
 
 class ValueType(IntEnum):
     """Types of metadata values, by their number in the file."""

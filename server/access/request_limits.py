@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.wire.error_shapes import error_json
-from server.wire.errors import ApiError
+from server.wire.errors import ApiError, body_too_large
 from server.wire.streaming import json_response
 
 # Routes that write what they receive to disk and have limits of their own.
@@ -111,10 +111,8 @@ class _Body:
         )
 
     def too_large(self) -> ApiError:
-        return ApiError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"request body too large: at most {self._max_bytes} bytes (ANSER_MAX_REQUEST_SIZE)",
-        )
+        assert self._max_bytes is not None  # or nothing is too large
+        return body_too_large(self._max_bytes)
 
     async def receive(self) -> Message:
         """The next piece. Raises ApiError (413, 408, 503), and then no more is taken."""

@@ -16,7 +16,7 @@ from typing import NoReturn
 from server.cli.errors import CommandError
 from server.settings.model import SettingsError
 from server.settings.sources import Given, read_settings
-from server.settings.table import FILE_VARIABLE, SETTINGS, Kind, Setting
+from server.settings.table import FILE_VARIABLE, IGNORED, SETTINGS, Kind, Setting
 
 DESCRIPTION = f"""\
 Serve Ollama's API until Ctrl-C. A flag goes before a variable of the environment, that before a
@@ -55,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
         else:
             parser.description = f"{parser.description}\n{textwrap.fill(about, _WIDTH)}\n"
+    ignored = f"Variables of Ollama's that are accepted and change nothing: {', '.join(IGNORED)}."
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, textwrap.fill(ignored, _WIDTH))))
     # For `anser run`: print the address alone, end when standard input does.
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
 

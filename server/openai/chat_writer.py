@@ -18,6 +18,7 @@ from server.wire.reply_ids import new_id
 
 FINGERPRINT = "fp_ollama"
 END = "[DONE]"
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 class ChatWriter:
@@ -42,6 +43,14 @@ class ChatWriter:
         choice = {"index": 0, "message": message, "finish_reason": self._reason(piece.final)}
         choice |= _logprobs(piece)
         return self._object("chat.completion", [choice]) | {"usage": usage(piece.final)}
+
+    def debug(self, prompt: str) -> Json:
+        """What would be read, in place of a reply."""
+        message = {"role": "", "content": ""}
+        answer = self._object(
+            "chat.completion", [{"index": 0, "message": message, "finish_reason": None}]
+        )
+        return answer | {"usage": NO_USAGE, "_debug_info": {"rendered_template": prompt}}
 
     def events(self, piece: Piece) -> Iterator[ServerSentEvent]:
         deltas: list[Json] = []

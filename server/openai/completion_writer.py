@@ -7,15 +7,13 @@ from collections.abc import Iterator
 
 from sse_starlette import ServerSentEvent
 
-from server.openai.chat_writer import END, FINGERPRINT, usage
+from server.openai.chat_writer import END, FINGERPRINT, NO_USAGE, usage
 from server.openai.errors import openai_error
 from server.openai.schemas import CompletionRequest
 from server.replies.generation import Piece
 from server.wire.answers import Json
 from server.wire.event_stream import comment, event, text_event
 from server.wire.reply_ids import new_id
-
-_NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 class CompletionWriter:
@@ -34,7 +32,7 @@ class CompletionWriter:
     def events(self, piece: Piece) -> Iterator[ServerSentEvent]:
         if not (piece.content or piece.final):
             return
-        extra = {"usage": _NO_USAGE} if self._with_usage else {}
+        extra = {"usage": NO_USAGE} if self._with_usage else {}
         yield event(self._object([_choice(piece)]) | extra)
         if piece.final:
             if self._with_usage:

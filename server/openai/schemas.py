@@ -90,6 +90,7 @@ class ChatCompletionRequest(SampledRequest):
     reasoning_effort: str | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    debug_render_only: bool = Field(default=False, alias="_debug_render_only")
 
 
 class EmbeddingsRequest(OpenAIModel):

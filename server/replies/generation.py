@@ -143,7 +143,8 @@ def _request(
     constraint = reply_constraint(loaded.model, prompt, schema)
     max_new_tokens = options.max_new_tokens(len(tokens), context_length)
     if constraint is not None and max_new_tokens is None:
-        max_new_tokens = _LIMIT_CONTEXTS * (options.num_ctx or context_length or _USUAL_CONTEXT)
+        context = options.num_ctx or loaded.stored.facts.training_length or _USUAL_CONTEXT
+        max_new_tokens = _LIMIT_CONTEXTS * context
     # Where a grammar rules there is no next turn to stop before.
     own_stops = () if schema is not None else prompt.stops
     return GenerationRequest(

@@ -62,7 +62,7 @@ def read_options(parameters: Mapping[str, Any], requested: Mapping[str, Any]) ->
         ),
         num_predict=values.get("num_predict", NO_LIMIT),
         stops=tuple(stop for stop in values.get("stop", ()) if stop),
-        num_ctx=values.get("num_ctx"),
+        num_ctx=max(values.get("num_ctx", 0), 0) or None,
         draft_num_predict=draft_num_predict,
     )
 

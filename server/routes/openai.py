@@ -42,6 +42,8 @@ async def chat_completions(request: Request) -> Response:
     asked = await read_request(request, ChatCompletionRequest)
     context = context_of(request)
     chat = await checked_chat(context, chat_request(asked))
+    if asked.debug_render_only:
+        return json_response(ChatWriter(asked).debug(chat.prompt.text))
     pieces = chat_reply(context, chat, start_ns)
     return await answer(request, pieces, ChatWriter(asked), stream=asked.stream)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_core.checkpoint.gguf import GGUFFile
+from rwkv_core.checkpoint.gguf_format import UNLIMITED_CONTEXT
 from rwkv_core.loading import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
 from rwkv_core.state import State
 from server.wire.go_text import human_number
@@ -37,6 +39,9 @@ _FILE_TYPES = {
     32: "BF16",
 }
 
+
+# RWKV's authors say in a file's name how long the texts were: rwkv7-g1-2.9b-20250519-ctx4096.
+_TRAINING_LENGTH = re.compile("(?<![a-z0-9])ctx([1-9][0-9]{1,6})(?![0-9])", re.IGNORECASE)
 
 # Longer lists, such as the vocabulary, are shown only when asked for.
 _MAX_SHOWN_ITEMS = 5
@@ -83,8 +88,15 @@ class GGUFFacts:
 
     @property
     def context_length(self) -> int:
-        """The length the model was trained on; 0 when the file does not say."""
+        """What the file says of it, which is no limit to an RNN; 0 when it says nothing."""
         return self._number(f"{self.architecture}.context_length")
+
+    @property
+    def training_length(self) -> int:
+        """How many tokens the texts had that the model was trained on; 0 if nobody says so."""
+        if found := _TRAINING_LENGTH.search(self.name):
+            return int(found[1])
+        return self.context_length if self.context_length < UNLIMITED_CONTEXT else 0
 
     @property
     def embedding_length(self) -> int:

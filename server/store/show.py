@@ -42,6 +42,9 @@ def show_json(model: StoredModel, request: ShowRequest) -> Json:
         key: _as_json(value) for key, value in facts.metadata.items() if key not in _HIDDEN_KEYS
     }
     answer["model_info"] = {"general.parameter_count": facts.num_parameters} | metadata
+    if facts.training_length:
+        # Nothing is ever cut; whoever goes further than this should know that the model never did.
+        answer["model_info"][f"{facts.architecture}.training_length"] = facts.training_length
     answer["tensors"] = [
         {"name": tensor.name, "type": tensor.type_name, "shape": list(tensor.shape)}
         for tensor in facts.tensors

@@ -117,14 +117,19 @@ class StoredModel:
             "format": "gguf",
             "family": ARCHITECTURE,
             "families": [ARCHITECTURE],
-            "parameter_size": self.config.get("model_type") or self.facts.parameter_size,
+            "parameter_size": self._said("model_type") or self.facts.parameter_size,
             "quantization_level": self.quantization,
         }
 
     @property
     def quantization(self) -> str:
-        known = self.config.get("file_type")
-        return known if known and known != "unknown" else self.facts.quantization
+        known = self._said("file_type")
+        return known if known not in ("", "unknown") else self.facts.quantization
+
+    def _said(self, key: str) -> str:
+        """A text of the config, which anyone may have written; "" for anything else."""
+        value = self.config.get(key)
+        return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def model_not_found(name: str) -> ApiError:
     return ApiError(404, f"model '{name}' not found")
 
 
+def body_too_large(max_bytes: int) -> ApiError:
+    return ApiError(
+        413, f"request body too large: at most {max_bytes} bytes (ANSER_MAX_REQUEST_SIZE)"
+    )
+
+
 def status_of(error: BaseException) -> int:
     """The HTTP status that `error` is answered with while nothing has been sent."""
     if isinstance(error, ApiError):

@@ -120,6 +120,11 @@ def test_tokens_are_counted_as_they_are_read(api: anthropic.Anthropic) -> None:
         api.messages.count_tokens(**body | {"model": "nope"})
 
 
+def test_models_are_listed_and_found(api: anthropic.Anthropic) -> None:
+    assert {f"{DEMO}:latest", f"{ENDLESS}:latest"} <= {each.id for each in api.models.list()}
+    assert api.models.retrieve(ENDLESS).id == ENDLESS
+
+
 def test_blocks_and_strings_are_the_same_prompt(server: RunningServer) -> None:
     body = {"model": ENDLESS, "temperature": 0, "max_tokens": 12}
     blocks = [{"type": "text", "text": each} for each in ("Hel", "lo!")]

@@ -76,7 +76,8 @@ def store(tmp_path: Path) -> OllamaStore:
         store.layer(IMAGE + "projector", b"GGUF of something that nobody reads"),
         requires="0.11.0",
     )
-    store.model("hf.co/BlinkDL/rwkv7-g1/Q8_0", "", store.layer(IMAGE + "model", weights))
+    store.model("hf.co/BlinkDL/rwkv7-g1/Q8_0", "", store.layer(IMAGE + "model", weights),
+                model_type=5, file_type=[7])  # fmt: skip
     store.model("registry.ollama.ai/library/llama3/latest", "llama",
                 store.layer(IMAGE + "model", b"GGUF\x03" + bytes(100)))  # fmt: skip
     store.model("registry.ollama.ai/library/gpt-oss/20b-cloud", "", remote_host="https://x.com")
@@ -111,6 +112,8 @@ def test_its_rwkv_models_are_served(store: OllamaStore) -> None:
         assert ours["digest"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
         assert ours["details"]["parameter_size"] == "2.9B"
         assert ours["details"]["quantization_level"] == "Q8_0"
+        strange = models["hf.co/BlinkDL/rwkv7-g1:Q8_0"]["details"]  # clients insist on text
+        assert (strange["parameter_size"][-1], strange["quantization_level"]) == ("K", "F32")
         shown = server.post("/api/show", model="mollysama/rwkv-7-g1:2.9b").json()
         assert shown["template"] == TEMPLATE
         assert shown["system"] == "Be brief."

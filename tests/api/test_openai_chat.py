@@ -194,6 +194,15 @@ def test_parts_developers_and_limits_mean_what_they_say(server: RunningServer) -
     assert {answer["usage"]["completion_tokens"] for answer in answers} == {9}
 
 
+def test_the_prompt_may_be_asked_for_in_place_of_a_reply(server: RunningServer) -> None:
+    body = {"model": ENDLESS, "messages": HELLO, "_debug_render_only": True}
+    theirs = server.answer("/api/chat", **body)["_debug_info"]
+    ours = server.post("/v1/chat/completions", **body).json()
+    assert ours["_debug_info"] == theirs
+    assert ours["choices"][0]["message"] == {"role": "", "content": ""}
+    assert ours["usage"]["completion_tokens"] == 0
+
+
 def test_sampling_is_openais_unless_the_request_says(server: RunningServer) -> None:
     chat = {"messages": HELLO, "model": ENDLESS}
     seeded = {"seed": 7, "max_tokens": 12}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import zstandard
 
 from server.settings import Settings
 from tests.tools.running_server import TIMEOUT_S, RunningServer, running, wait_until
@@ -82,6 +83,37 @@ def test_a_body_of_just_that_size(small: RunningServer) -> None:
     body += b" " * (LIMIT - len(body))
     assert small.http.post("/api/show", content=body).status_code == 404
     assert small.http.post("/api/show", content=body + b" ").status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/api/show", "/v1/responses", "/v1/messages"])
+def test_a_compressed_body(small: RunningServer, path: str) -> None:
+    """Some programs send zstd to OpenAI's routes without being asked to."""
+
+    def send(body: bytes, encoding: str = "zstd") -> httpx.Response:
+        headers = {"content-encoding": encoding}
+        return small.http.post(path, content=body, headers=headers)
+
+    def of_size(size: int) -> bytes:
+        return pack(b'{"model": "none", "max_tokens": 1, "input": "x"'.ljust(size - 1) + b"}")
+
+    pack = zstandard.ZstdCompressor().compress
+    plain = send(b'{"model": 5}', "identity").json()
+    told = send(pack(b'{"model": ') + pack(b"5}"), "ZSTD").json()  # two frames are one text
+    assert told["error"] == plain["error"]
+    assert "of type string" in json.dumps(told)
+    assert "missing request body" in send(pack(b"")).text
+    wrong = send(b'{"model": 5}')
+    assert wrong.status_code == 400
+    assert wrong.json().keys() == plain.keys()
+    assert "failed to decompress zstd body" in wrong.text
+    assert send(of_size(LIMIT)).status_code in (400, 404)
+    bomb = pack(b" " * 50_000_000)
+    assert len(bomb) < LIMIT / 100
+    for each in (of_size(LIMIT + 1), bomb):
+        refused = send(each)
+        assert refused.status_code == 413
+        assert "request body too large: at most 1000000 bytes" in refused.text
+    assert small.http.get("/api/version").status_code == 200
 
 
 def test_saved_states_have_a_limit_of_their_own(small: RunningServer) -> None:

@@ -64,7 +64,15 @@ def test_an_unknown_option_is_only_logged(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize(
     ("num_predict", "num_ctx", "limit"),
-    [(-1, None, None), (0, None, None), (5, None, 5), (-2, None, 90), (-2, 64, 54), (-2, 4, 1)],
+    [
+        (-1, None, None),
+        (0, None, None),
+        (5, None, 5),
+        (-2, None, 90),
+        (-2, 64, 54),
+        (-2, 4, 1),
+        (-2, -5, 90),
+    ],
 )
 def test_num_predict(num_predict: int, num_ctx: int | None, limit: int | None) -> None:
     options = read_options({}, {"num_predict": num_predict, "num_ctx": num_ctx})

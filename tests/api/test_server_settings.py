@@ -10,7 +10,7 @@ from rwkv_core.settings import config_dir
 from server.settings import Settings, SettingsError
 from server.settings.settings_file import documentation, read_file
 from server.settings.sources import Origin, read_settings, remarks
-from server.settings.table import SETTINGS
+from server.settings.table import SETTINGS, known_variables
 from server.wire.durations import FOREVER_NS
 
 
@@ -215,6 +215,17 @@ def test_what_the_engine_reads_itself_is_put_into_its_environment() -> None:
     for key, value in (("threads", "0"), ("isa", "sse"), ("kernels", "maybe")):
         with pytest.raises(SettingsError, match=f"--{key}="):
             read_settings({key: value}, {})
+
+
+def test_no_variable_that_ollama_documents_is_unknown() -> None:
+    """Those of the table in its `envconfig` package, August 2026, that are its own."""
+    names = (
+        "AUTH CONTEXT_LENGTH DEBUG DEBUG_LOG_REQUESTS EDITOR FLASH_ATTENTION GO_TEMPLATE "
+        "GPU_OVERHEAD HOST IGPU_ENABLE KEEP_ALIVE KV_CACHE_TYPE LLM_LIBRARY LOAD_TIMEOUT "
+        "MAX_LOADED_MODELS MAX_QUEUE MAX_TRANSFER_STREAMS MODELS NOHISTORY NOPRUNE NO_CLOUD "
+        "NUM_PARALLEL ORIGINS REMOTES SCHED_SPREAD VULKAN"
+    )
+    assert {f"OLLAMA_{name}" for name in names.split()} <= known_variables()
 
 
 def test_variables_that_change_nothing_are_said_so() -> None:

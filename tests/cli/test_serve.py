@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.settings.table import IGNORED, SETTINGS
 from tests.tools.anser_command import PATIENCE_S, Anser
 
 
@@ -111,6 +112,20 @@ def test_no_words_get_the_help(tmp_path: Path) -> None:
     anser = Anser(tmp_path, tmp_path / "models")
     help_page, nothing = anser.run("--help"), anser.run()
     assert (nothing.returncode, nothing.stdout) == (0, help_page.stdout)
+
+
+def test_its_help_tells_every_variable_with_its_value(tmp_path: Path) -> None:
+    given = {"OLLAMA_NUM_PARALLEL": "3", "ANSER_API_KEY": "sesame", "OLLAMA_HOST": ""}
+    page = Anser(tmp_path, tmp_path / "models").run("serve", "--help", changes=given)
+    assert (page.returncode, page.stderr) == (0, "")
+    text = " ".join(page.stdout.split())
+    assert all(f"{each.variable} = " in text for each in SETTINGS)
+    assert "OLLAMA_HOST = 127.0.0.1:11434 (default)" in text
+    assert "OLLAMA_NUM_PARALLEL = 3 (environment)" in text
+    assert "ANSER_API_KEY = set (environment)" in text
+    assert "sesame" not in text
+    nothing = text.partition("accepted and change nothing: ")[2].rstrip(".").split(", ")
+    assert set(nothing) == set(IGNORED)
 
 
 def test_help_and_version(tmp_path: Path) -> None:
