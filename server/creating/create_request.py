@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rwkv_core.checkpoint.recipes import RECIPES, Recipe, find_recipe
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
-from server.creating.create import Progress, make_model
-from server.creating.new_model import CreateError, NewModel
+from server.creating.create import make_model
+from server.creating.new_model import CreateError, NewModel, Progress
 from server.store.demo_model import find_stored
 from server.store.manifests import DamagedModelError
 from server.store.names import ModelName

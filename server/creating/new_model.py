@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ from server.store.demo_model import find_stored
 from server.store.local_files import local_path
 from server.store.store import Store
 from server.store.stored_model import StoredModel
+
+# (what is being done, bytes done, bytes of all; 0 of 0 where nothing is measured). It may raise,
+# which ends the work; nothing of it stays.
+Progress = Callable[[str, int, int], None]
+
+# Files with these names say nothing about the model in them; their folder's name does.
+_NAMELESS_FILE = re.compile(r"(pytorch_)?model([-.].*)?", re.IGNORECASE)
 
 
 class CreateError(AnserError):
@@ -103,3 +111,11 @@ def _find_adapter(modelfile: Modelfile, folder: Path) -> Path | None:
     if path is None:
         raise CreateError(f"ADAPTER {name}: there is no file of that name in {folder.resolve()}")
     return path
+
+
+def model_title(path: Path) -> str:
+    """What a file's name says about its model: the prompt format is chosen by it."""
+    path = Path(os.path.abspath(path))  # not resolved: a link's name says more than a blob's
+    if path.is_dir():
+        return path.name
+    return path.parent.name if _NAMELESS_FILE.fullmatch(path.stem) else path.stem

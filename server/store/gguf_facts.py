@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rwkv_core.checkpoint.gguf import GGUFFile
-from rwkv_core.loading import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
+from rwkv_core.checkpoint.gguf_file import GGUFFile
+from rwkv_core.checkpoint.metadata_keys import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
 from server.wire.go_text import human_number
 
 ARCHITECTURE = "rwkv7"

@@ -67,6 +67,12 @@ class StoredModel:
     licenses: tuple[str, ...]
 
     @property
+    def weights(self) -> Layer:
+        layer = self.manifest.layer(MODEL_TYPE)
+        assert layer is not None  # `read_model` refuses a manifest without one
+        return layer
+
+    @property
     def chat_template(self) -> ChatTemplate | None:
         """What its prompts are made with; None for the built-in `prompt_format`.
 
@@ -111,9 +117,8 @@ class StoredModel:
 
     @property
     def details(self) -> dict[str, Any]:
-        layer = self.manifest.layer(MODEL_TYPE)
         return {
-            "parent_model": layer.source if layer else "",
+            "parent_model": self.weights.source,
             "format": "gguf",
             "family": ARCHITECTURE,
             "families": [ARCHITECTURE],
