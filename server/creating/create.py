@@ -9,21 +9,15 @@ from typing import Any
 
 from server.creating.modelfile import Modelfile
 from server.creating.new_model import (
-    CreateError,
     NewModel,
     Progress,
     describe_modelfile,
     model_title,
-    version_of,
 )
-from server.go_template import TemplateError
-from server.go_template import parse as parse_template
-from server.replies.options import read_options
 from server.store.manifests import ADAPTER_TYPE, Layer, Manifest
 from server.store.names import ModelName
 from server.store.store import Blob, StagedBlob, Store
 from server.store.stored_model import ModelParts, StoredModel, write_model
-from server.version import OLLAMA_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +30,13 @@ def create_model(
     progress: Progress,
     *,
     quantize: str | None = None,
+    fetch: Callable[[str], None] | None = None,
     warn: Callable[[str], None] = log.warning,
 ) -> Manifest:
     """`make_model` of what a Modelfile describes (`describe_modelfile`). Raises what both do."""
     for key in modelfile.deprecated:
         warn(f"parameter {key} is deprecated")
-    new = describe_modelfile(store, modelfile, folder, quantize)
+    new = describe_modelfile(store, modelfile, folder, quantize, fetch)
     return make_model(store, name, new, progress, warn=warn)
 
 
@@ -57,18 +52,10 @@ def make_model(
 
     A model that is of the wanted type already is taken as it is. `warn` gets one line where the
     result may be less than was hoped for; what `progress` is told are Ollama's words. Nothing is
-    registered and nothing stays behind when it fails or is interrupted. Raises OptionError,
-    ApiError (400) or CreateError for what cannot be made, CheckpointError and TokenizerError for a
-    file that is no usable RWKV-7 model, StoreError for a store that cannot be written.
+    registered and nothing stays behind when it fails or is interrupted. Raises CheckpointError and
+    TokenizerError for a file that is no usable RWKV-7 model, StoreError for a store that cannot be
+    written.
     """
-    read_options(new.parameters or {}, {})
-    if new.template:
-        try:
-            parse_template(new.template)
-        except TemplateError as error:
-            raise CreateError(f"template error: {error}") from error
-    if new.requires and version_of(new.requires) > version_of(OLLAMA_VERSION):
-        raise CreateError(f"REQUIRES Ollama {new.requires}; Anser does what {OLLAMA_VERSION} does")
     parent = new.source if isinstance(new.source, StoredModel) else None
     path = parent.path if parent else new.source
     assert isinstance(path, Path)  # one or the other

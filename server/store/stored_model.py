@@ -101,19 +101,23 @@ class StoredModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """In Ollama's words; what a model can do follows from its template or prompt format."""
+        """In Ollama's words; what a model can do follows from its template or prompt format.
+
+        "embedding" is not among them: every model embeds, but Ollama's clients take the word for
+        one that can do nothing else, and its `run` would not chat.
+        """
         try:
             template = self.chat_template
         except TemplateError:
             # It is still listed; a prompt for it says what is wrong.
-            return ["completion", "embedding"]
+            return ["completion"]
         own = self.prompt_format
         able = {
             "tools": template.tool_tag is not None if template else own.can_use_tools,
             "insert": template is not None and template.can_insert,
             "thinking": self.thinking_tags is not None,
         }
-        return ["completion", *(name for name, is_able in able.items() if is_able), "embedding"]
+        return ["completion", *(name for name, is_able in able.items() if is_able)]
 
     @property
     def details(self) -> dict[str, Any]:
