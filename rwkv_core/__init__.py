@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from rwkv_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from rwkv_core.config import ModelConfig
@@ -22,22 +23,15 @@ __all__ = [
     "load_model",
 ]
 
-# PyTorch takes a second to import: `anser list` and `anser run` need only the errors.
-_HOMES = {
-    "AnserError": "errors",
-    "CheckpointError": "errors",
-    "Model": "model",
-    "ModelConfig": "config",
-    "OptionError": "errors",
-    "State": "state",
-    "load_model": "loading",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Imports an exported name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "AnserError": "errors",
+        "CheckpointError": "errors",
+        "Model": "model",
+        "ModelConfig": "config",
+        "OptionError": "errors",
+        "State": "state",
+        "load_model": "loading",
+    },
+)

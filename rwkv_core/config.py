@@ -33,3 +33,10 @@ class ModelConfig:
     def group_norm_eps(self) -> float:
         """Eps of `ln_x`: 64e-5 at the head size of 64, scaled as the authors' code scales it."""
         return 1e-5 * self.head_size
+
+
+def state_nbytes(n_layer: int, n_embd: int, head_size: int) -> int:
+    """Of the state of one sequence: two token shifts and the WKV state of each layer, float32."""
+    shift = n_layer * n_embd
+    wkv = shift * head_size  # H heads of N x N are D x N values
+    return 4 * (2 * shift + wkv)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 
+def quoted(name: str) -> str:
+    """A name out of a file, made fit for one line of an error."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")
+
+
 class AnserError(Exception):
     """Base of every error that Anser raises on purpose."""
 

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from rwkv_core.errors import GenerationError, GrammarError
 from rwkv_core.large_stack import run_with_large_stack
+from rwkv_core.schema_endings import check_endings
 from rwkv_core.schema_limits import MAX_SCHEMA_CHARS, check_schema
+from rwkv_core.schema_trial import CompilerLimits, SchemaTrial, one_line
 from rwkv_core.tokenizer import Tokenizer
 
 # White space between JSON's tokens: one blank, or one line break with an indent. Small models fall
@@ -32,8 +34,12 @@ JSON_SPACE = r" |\n {0,24}"
 _LEADING_SPACE = r"[ \n]{1,2}"
 
 # A mask is waited for by every stream of a pass. These limits keep it near 10 ms.
-_LIMITS = llguidance.LLParserLimits(
-    max_items_in_row=10_000, step_max_items=50_000, max_grammar_size=100_000, verbose_errors=False
+_LIMITS = CompilerLimits(max_items_in_row=10_000, step_max_items=50_000, max_grammar_size=100_000)
+_PARSER_LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=_LIMITS.max_items_in_row,
+    step_max_items=_LIMITS.step_max_items,
+    max_grammar_size=_LIMITS.max_grammar_size,
+    verbose_errors=False,
 )
 _SCHEMA_OPTIONS = {
     "whitespace_pattern": JSON_SPACE,
@@ -42,8 +48,8 @@ _SCHEMA_OPTIONS = {
     "lenient": False,
     "coerce_one_of": False,
 }
-# A pattern stands in the compiler's words, whole.
-_MAX_WORDS_CHARS = 400
+
+SCHEMA_TRIAL = SchemaTrial(_LIMITS)
 
 _masks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="anser-masks")
 
@@ -152,9 +158,11 @@ class Grammar:
 
     def _compile(self, lark: str) -> llguidance.LLMatcher:
         text = llguidance.LLMatcher.grammar_from_lark(lark)
-        matcher = llguidance.LLMatcher(self.vocabulary.tokens, text, log_level=0, limits=_LIMITS)
+        matcher = llguidance.LLMatcher(
+            self.vocabulary.tokens, text, log_level=0, limits=_PARSER_LIMITS
+        )
         if matcher.is_error():
-            raise GrammarError(_one_line(matcher.get_error()))
+            raise GrammarError(one_line(matcher.get_error()))
         self._try_beginning(matcher.deep_copy())
         return matcher
 
@@ -170,7 +178,7 @@ class Grammar:
             matcher.consume_tokens(brace)
             matcher.compute_bitmask()
         if matcher.is_error():
-            raise GrammarError(_one_line(matcher.get_error()))
+            raise GrammarError(one_line(matcher.get_error()))
 
 
 def json_grammar(vocabulary: GrammarVocabulary, schema: Mapping[str, Any]) -> Grammar:
@@ -179,29 +187,25 @@ def json_grammar(vocabulary: GrammarVocabulary, schema: Mapping[str, Any]) -> Gr
     Raises GrammarError for a schema that cannot be compiled.
     """
     rule = schema_rule(schema)
-    # Alone first: an error in the whole grammar would speak of lines that no client has written.
-    run_with_large_stack(lambda: _validate(vocabulary, schema))
     return Grammar(
         vocabulary,
         f"start: LEAD? json\nLEAD: /{_LEADING_SPACE}/\njson: {rule}\n",
     )
 
 
-def _validate(vocabulary: GrammarVocabulary, schema: Mapping[str, Any]) -> None:
-    alone = llguidance.LLMatcher.grammar_from_json_schema({**schema, "x-guidance": _SCHEMA_OPTIONS})
-    is_wrong, words = llguidance.LLMatcher.validate_grammar_with_warnings(
-        alone, vocabulary.tokens, limits=_LIMITS
-    )
-    if is_wrong:
-        raise GrammarError(_one_line(words[0]))
-
-
 def schema_rule(schema: Mapping[str, Any]) -> str:
-    """A JSON schema as it stands in a Lark grammar. Raises GrammarError for one past the limits."""
+    """A JSON schema as it stands in a Lark grammar.
+
+    Raises GrammarError for one that cannot be compiled, in time and alone: an error in the whole
+    grammar would speak of lines that no client has written.
+    """
     check_schema(schema)
-    text = json.dumps({**schema, "x-guidance": _SCHEMA_OPTIONS})
+    compiled = {**schema, "x-guidance": _SCHEMA_OPTIONS}
+    text = json.dumps(compiled)
     if len(text) > MAX_SCHEMA_CHARS:
         raise GrammarError(f"a schema has at most {MAX_SCHEMA_CHARS} characters")
+    check_endings(schema)
+    SCHEMA_TRIAL.check(compiled)
     return f"%json {text}"
 
 
@@ -261,14 +265,5 @@ class GrammarMatch:
 
 
 def _failure(matcher: llguidance.LLMatcher) -> str:
-    reason = _one_line(matcher.get_error()) or str(matcher.stop_reason())
+    reason = one_line(matcher.get_error()) or str(matcher.stop_reason())
     return f"the reply cannot follow its grammar any further: {reason}; simplify the schema"
-
-
-def _one_line(text: str) -> str:
-    words = " ".join(text.strip().partition("\n<state>")[0].split())
-    if len(words) <= _MAX_WORDS_CHARS:
-        return words
-    # What is wrong stands at the end, behind what it is wrong with.
-    half = _MAX_WORDS_CHARS // 2
-    return f"{words[:half]} … {words[-half:]}"

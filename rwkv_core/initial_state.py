@@ -19,11 +19,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rwkv_core.checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from rwkv_core.checkpoint.base import PLAIN_TYPES, quoted
+from rwkv_core.checkpoint.base import PLAIN_TYPES
 from rwkv_core.checkpoint.names import OUTER_NAMES, block_leaf
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.config import ModelConfig
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 from rwkv_core.state import State
 
 _LEAF = "att.time_state"

@@ -14,6 +14,11 @@ from torch import Tensor
 
 from rwkv_core.checkpoint import Checkpoint, open_checkpoint, read_config
 from rwkv_core.checkpoint.base import PLAIN_TYPES, main_type
+from rwkv_core.checkpoint.metadata_keys import (
+    GGUF_MODEL_KEY,
+    GGUF_TOKENS_KEY,
+    HUGGING_FACE_JSON_KEY,
+)
 from rwkv_core.checkpoint.random_access import RandomAccessFile
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
@@ -28,11 +33,6 @@ from rwkv_core.torch_executor import TorchExecutor
 from rwkv_core.zero_channels import skip_zero_channels
 
 TOKENIZER_FILE = "tokenizer.json"
-
-# In a GGUF file: the text of a tokenizer.json (our own key), and llama.cpp's keys of a vocabulary.
-HUGGING_FACE_JSON_KEY = "tokenizer.huggingface.json"
-GGUF_MODEL_KEY = "tokenizer.ggml.model"
-GGUF_TOKENS_KEY = "tokenizer.ggml.tokens"
 
 # Rows of an embedding with the World vocabulary: 65536 as released, or cut to the tokens there are,
 # or with a few rows added for a fine-tune.

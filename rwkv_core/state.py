@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkv_core.config import ModelConfig
+from rwkv_core.config import ModelConfig, state_nbytes
 from rwkv_core.own_memory import zero_floats
 
 
@@ -87,14 +87,7 @@ class State:
     @staticmethod
     def nbytes_of(config: ModelConfig) -> int:
         """Of the state of one sequence, without making one."""
-        return State.nbytes_of_sizes(config.n_layer, config.n_embd, config.head_size)
-
-    @staticmethod
-    def nbytes_of_sizes(n_layer: int, n_embd: int, head_size: int) -> int:
-        """The same for a model of which only these sizes are known."""
-        shift = n_layer * n_embd
-        wkv = shift * head_size  # H heads of N x N are D x N values
-        return torch.float32.itemsize * (2 * shift + wkv)
+        return state_nbytes(config.n_layer, config.n_embd, config.head_size)
 
     @property
     def nbytes(self) -> int:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rwkv_core.bench.options import BenchError, QualityOptions
 from rwkv_core.checkpoint import open_checkpoint
+from rwkv_core.checkpoint.metadata_keys import GGUF_TOKENS_KEY
 from rwkv_core.demo.dialogues import generate, prompt_text
 from rwkv_core.demo.evaluate import ABILITIES, EMBEDDED
 from rwkv_core.demo.train import IGNORED, encode_example
-from rwkv_core.loading import GGUF_TOKENS_KEY
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
 
 # Dialogues that the demo model never saw: it was trained on the seeds 1 and 3, and 2 and 5 are for

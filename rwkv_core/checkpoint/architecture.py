@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from rwkv_core.checkpoint.base import LAYER_NORM_EPS_KEY, Checkpoint, quoted
+from rwkv_core.checkpoint.base import Checkpoint
+from rwkv_core.checkpoint.metadata_keys import LAYER_NORM_EPS_KEY
 from rwkv_core.checkpoint.names import BLOCK_LEAVES, OUTER_NAMES, block_leaf, is_unused
 from rwkv_core.config import ModelConfig
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 
 # What gives another RWKV away in its tensors' names. The first line that fits counts.
 _OTHER_MODELS = tuple(

@@ -24,7 +24,7 @@ from rwkv_core.checkpoint.names import (
     is_low_rank,
     num_dims,
 )
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 
 # Types of plain numbers, as TensorInfo names them. Any other type is quantized in blocks.
 PLAIN_TYPES: dict[str, torch.dtype] = {
@@ -32,11 +32,6 @@ PLAIN_TYPES: dict[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-
-# The metadata key of the chat template, in every format (it is GGUF's).
-CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
-# The metadata key of the layer norms' epsilon, in every format (it is GGUF's).
-LAYER_NORM_EPS_KEY = "rwkv7.attention.layer_norm_epsilon"
 
 # What reading a matrix as it is stored costs in memory.
 _SLICE_BYTES = 16 << 20
@@ -189,11 +184,6 @@ def choose_naming(stored_names: Mapping[str, TensorInfo]) -> Naming:
         name.startswith(HUGGING_FACE.block_prefix) for name in stored_names
     )
     return HUGGING_FACE if is_hugging_face else AUTHORS
-
-
-def quoted(name: str) -> str:
-    """A name out of a file, made fit for one line of an error."""
-    return repr(name if len(name) <= 80 else name[:77] + "...")
 
 
 def unreadable_type(path: Path, name: str, type_name: str) -> CheckpointError:

@@ -14,20 +14,13 @@ from typing import TypeVar
 import numpy as np
 
 from rwkv_core.checkpoint.architecture import read_config
-from rwkv_core.checkpoint.base import (
-    CHAT_TEMPLATE_KEY,
-    LAYER_NORM_EPS_KEY,
-    PLAIN_TYPES,
-    Checkpoint,
-    TranslatedCheckpoint,
-    quoted,
-    tensor_bytes,
-)
+from rwkv_core.checkpoint.base import PLAIN_TYPES, Checkpoint, TranslatedCheckpoint, tensor_bytes
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, Bytes, dequantize
 from rwkv_core.checkpoint.ggml_quantize import MAX_VALUES, check_range, quantize_blocks
 from rwkv_core.checkpoint.gguf_format import ARCHITECTURE, UNLIMITED_CONTEXT
 from rwkv_core.checkpoint.gguf_vocabulary import vocabulary_metadata
 from rwkv_core.checkpoint.gguf_writer import GGUFWriter, MetadataValue
+from rwkv_core.checkpoint.metadata_keys import CHAT_TEMPLATE_KEY, LAYER_NORM_EPS_KEY
 from rwkv_core.checkpoint.names import (
     BLOCK_LEAVES,
     GGUF,
@@ -41,7 +34,7 @@ from rwkv_core.checkpoint.names import (
 )
 from rwkv_core.checkpoint.recipes import Recipe, find_recipe
 from rwkv_core.config import ModelConfig
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 from rwkv_core.tokenizer import Tokenizer
 
 # llama.cpp's number (llama_ftype) for the type that most of an unquantized file is stored in.

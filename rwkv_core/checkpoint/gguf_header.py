@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
 
-from rwkv_core.checkpoint.base import quoted
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, LAYOUTS_BY_ID, UNSUPPORTED_TYPES, BlockLayout
 from rwkv_core.checkpoint.gguf_format import (
     ALIGNMENT_KEY,
@@ -28,7 +27,7 @@ from rwkv_core.checkpoint.gguf_format import (
     ValueType,
     align,
 )
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 
 # The largest real headers (250,000 tokens with scores, types and merges) have 2 million array
 # elements in 20 MB, 2,000 tensors and 60 keys.

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rwkv_core.checkpoint.base import CHAT_TEMPLATE_KEY
 from rwkv_core.checkpoint.gguf_format import ARCHITECTURE
 from rwkv_core.checkpoint.gguf_writer import MetadataValue
+from rwkv_core.checkpoint.metadata_keys import CHAT_TEMPLATE_KEY
 from rwkv_core.errors import TokenizerError
 from rwkv_core.tokenizer import Tokenizer, WorldTokenizer
 

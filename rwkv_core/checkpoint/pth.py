@@ -20,14 +20,13 @@ from rwkv_core.checkpoint.base import (
     TranslatedCheckpoint,
     choose_naming,
     plain_size,
-    quoted,
     tensor_bytes,
     unreadable_type,
 )
 from rwkv_core.checkpoint.ggml_blocks import Bytes
 from rwkv_core.checkpoint.pickled_tensors import PickledTensor, PickleError, read_pickled_tensors
 from rwkv_core.checkpoint.random_access import RandomAccessFile
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 
 # The pickle and the archive's list of a 61-layer model have 0.5 MB each. The limits bound what a
 # hostile file can make us hold.

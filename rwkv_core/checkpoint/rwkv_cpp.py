@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rwkv_core.checkpoint.base import PLAIN_TYPES, TensorInfo, TranslatedCheckpoint, quoted
+from rwkv_core.checkpoint.base import PLAIN_TYPES, TensorInfo, TranslatedCheckpoint
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, Bytes, dequantize
 from rwkv_core.checkpoint.names import RWKV_CPP
 from rwkv_core.checkpoint.random_access import RandomAccessFile
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 
 MAGIC = struct.pack("<i", 0x67676D66)
 

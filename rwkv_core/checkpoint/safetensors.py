@@ -15,20 +15,18 @@ from typing import Any, TypeGuard
 from torch import Tensor
 
 from rwkv_core.checkpoint.base import (
-    CHAT_TEMPLATE_KEY,
-    LAYER_NORM_EPS_KEY,
     PLAIN_TYPES,
     TensorInfo,
     TranslatedCheckpoint,
     choose_naming,
     plain_size,
-    quoted,
     unreadable_type,
 )
 from rwkv_core.checkpoint.ggml_blocks import Bytes
+from rwkv_core.checkpoint.metadata_keys import CHAT_TEMPLATE_KEY, LAYER_NORM_EPS_KEY
 from rwkv_core.checkpoint.names import HUGGING_FACE
 from rwkv_core.checkpoint.random_access import RandomAccessFile
-from rwkv_core.errors import CheckpointError
+from rwkv_core.errors import CheckpointError, quoted
 
 INDEX_NAME = "model.safetensors.index.json"
 # Newer folders have it beside tokenizer_config.json, older ones inside it.

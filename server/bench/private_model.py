@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 from rwkv_core.checkpoint import open_checkpoint
-from server.creating.create import create_model, model_title
+from server.creating.create import create_model
 from server.creating.modelfile import Command, Modelfile
+from server.creating.new_model import model_title
 from server.store.names import ModelName
 from server.store.store import Blob, Store
 from server.store.stored_model import ModelParts, write_model

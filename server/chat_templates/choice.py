@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from rwkv_core.chat.prompt_format import choose_prompt_format
-from rwkv_core.checkpoint.base import CHAT_TEMPLATE_KEY
 from rwkv_core.checkpoint.gguf_vocabulary import BUILT_IN_CHAT_TEMPLATE
+from rwkv_core.checkpoint.metadata_keys import CHAT_TEMPLATE_KEY
 from server.chat_templates.base import ChatTemplate
 from server.chat_templates.go_chat import GoChatTemplate, parse_go_template
 from server.chat_templates.jinja_chat import JinjaChatTemplate

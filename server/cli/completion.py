@@ -42,8 +42,17 @@ _anser() {
 }
 compdef _anser anser
 """
+# Left alone, fish offers files beside the names of models: what stands behind a ":" may be a path.
 _FISH = """\
-complete -c anser -a '(anser __complete (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)'
+function __anser_complete
+    set -l replies (anser __complete (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)
+    if set -q replies[1]
+        printf '%s\\n' $replies
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete -c anser -f -a '(__anser_complete)'
 """
 # An empty word would not reach the command from every version of PowerShell.
 _POWERSHELL = """\

@@ -13,10 +13,12 @@ from types import FrameType
 from typing import NoReturn
 
 from server.cli import argument_types
+from server.cli.connection import connected
 from server.cli.errors import CommandError
 from server.cli.models import is_this_machine, server_of
 from server.cli.remote_create import create_remotely
 from server.cli.terminal import ProgressBar
+from server.cli.transfer import transfer
 from server.creating.modelfile import (
     Command,
     Modelfile,
@@ -33,10 +35,11 @@ Make a model in this machine's models folder ($OLLAMA_MODELS, default ~/.anser/m
 $OLLAMA_HOST names another machine, its files are sent there, and the server there makes it.
 
 FROM in the Modelfile names a file or folder (.pth, safetensors, GGUF, rwkv.cpp .bin), relative
-to the Modelfile, or a model that is there already. Any of PARAMETER, SYSTEM, TEMPLATE, MESSAGE
-and LICENSE may follow, and ADAPTER with a tuned initial state (a time_state file, .pth or
-safetensors). A server need not run; one that runs answers the next request with the new model,
-and forgets one of that name that was in its memory as it would forget any that is not used.
+to the Modelfile, or a model, which is pulled if it is not there. Any of PARAMETER, SYSTEM,
+TEMPLATE, MESSAGE and LICENSE may follow, and ADAPTER with a tuned initial state (a time_state
+file, .pth or safetensors). A server need not run; one that runs answers the next request with the
+new model, and forgets one of that name that was in its memory as it would forget any that is not
+used.
 
 TYPE, from the largest to the smallest: q8_0, q6_k, q5_1, q5_k_m, q5_0, q4_k_m, q4_0.
 """
@@ -102,6 +105,10 @@ def _create(
         bar.finish()
         print(f"Warning: {text}", file=sys.stderr)
 
+    def fetch(model: str) -> None:
+        with connected(settings, "pull") as client:
+            transfer(client, "pull", model, insecure=False)
+
     with sigterm_as_exception():
         # Imported here: the errors before it need not wait for torch.
         from server.creating.create import create_model  # noqa: PLC0415
@@ -113,6 +120,7 @@ def _create(
             folder,
             bar.update,
             quantize=arguments.quantize,
+            fetch=fetch,
             warn=warn,
         )
 

@@ -35,15 +35,14 @@ class LocalModels:
         self._store = store
 
     def show(self, model: str, *, verbose: bool = False) -> Json:
-        # Imported here: copying and deleting need no torch.
+        # Imported here: copying and deleting need neither templates nor model files.
         from server.store.demo_model import find_stored  # noqa: PLC0415
         from server.store.show import show_json  # noqa: PLC0415
-        from server.wire.schemas import ShowRequest  # noqa: PLC0415
 
         stored = find_stored(self._store, model)
         if stored is None:
             raise CommandError(f"model '{model}' not found")
-        return show_json(stored, ShowRequest(verbose=verbose))
+        return show_json(stored, verbose=verbose)
 
     def copy(self, source: str, destination: str) -> None:
         from server.store.model_changes import copy_model  # noqa: PLC0415

@@ -30,6 +30,7 @@ def execute(arguments: argparse.Namespace) -> int:
         transfer(client, "push", arguments.model, insecure=arguments.insecure)
     name = ModelName.parse(arguments.model)
     is_ollamas = name.host.lower() == DEFAULT_HOST
-    place = f"https://ollama.com/{name.shortest}" if is_ollamas else str(name)
-    print(f"You can find your model at {place.removesuffix(':latest')}")
+    page = f"https://ollama.com/{name.shortest.removesuffix(':latest')}"
+    place = page if is_ollamas else str(name)
+    print(f"\nYou can find your model at:\n\n\t{place}")
     return 0

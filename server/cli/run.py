@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument_types.reply_format,
         help="answer in JSON, or in JSON of this schema",
     )
+    parser.add_argument(
+        "--insecure", action="store_true", help="speak plain HTTP to the registry, without TLS"
+    )
     parser.add_argument("--nowordwrap", action="store_true", help="do not wrap lines at words")
 
 
@@ -61,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
     is_chat = not arguments.prompt and sys.stdin.isatty() and sys.stdout.isatty()
     settings = Settings.from_environment()
     with connected(settings) as client:
-        info = _find_model(client, arguments.model)
+        info = _find_model(client, arguments.model, insecure=arguments.insecure)
         chat = _begin(arguments, info)
         if is_chat:
             _show_messages(chat, info)
@@ -94,7 +97,7 @@ def _begin(arguments: argparse.Namespace, info: Json) -> Chat:
     )
 
 
-def _find_model(client: Client, model: str) -> Json:
+def _find_model(client: Client, model: str, *, insecure: bool) -> Json:
     """What the server knows of the model, which is pulled if it is not there."""
     try:
         return client.show(model)
@@ -102,7 +105,7 @@ def _find_model(client: Client, model: str) -> Json:
         if error.status != 404:
             raise
     try:
-        transfer(client, "pull", model, insecure=False)
+        transfer(client, "pull", model, insecure=insecure)
     except ServerError as error:
         raise CommandError(
             f"model '{model}' not found, and cannot be pulled: {error}; `anser list` shows the "

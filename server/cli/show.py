@@ -121,6 +121,7 @@ def _model_rows(info: Json) -> list[list[str]]:
         "context length": metadata.get(f"{architecture}.context_length"),
         "embedding length": metadata.get(f"{architecture}.embedding_length"),
         "quantization": details.get("quantization_level"),
+        "requires": info.get("requires"),
     }
     return [[name, str(value)] for name, value in rows.items() if value not in (None, "")]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rwkv_core.checkpoint.recipes import RECIPES, Recipe, find_recipe
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
-from server.creating.create import Progress, make_model
-from server.creating.new_model import CreateError, NewModel
+from server.creating.create import make_model
+from server.creating.new_model import CreateError, NewModel, Progress, check_words
 from server.store.demo_model import find_stored
 from server.store.manifests import DamagedModelError
 from server.store.names import ModelName
@@ -30,9 +30,9 @@ _RECIPE_ALIASES = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
 
 def check_request(asked: CreateRequest) -> ModelName:
-    """The name to create; what can be said before any work begins.
+    """The name to create; what can be said before any work begins, and before anything is pulled.
 
-    Raises ApiError (400) and InvalidNameError.
+    Raises ApiError (400), OptionError and InvalidNameError.
     """
     for files in (asked.files, asked.draft_files):
         for file in files or {}:
@@ -41,17 +41,43 @@ def check_request(asked: CreateRequest) -> ModelName:
     for files in (asked.files, asked.draft_files, asked.adapters):
         if "" in (files or {}).values():
             raise ApiError(400, "invalid digest format")
-    return ModelName.parse(asked.model or asked.name)
+    name = ModelName.parse(asked.model or asked.name)
+    _check_fields(asked)
+    try:
+        check_words(asked.parameters, asked.template, asked.requires)
+    except CreateError as error:
+        raise ApiError(400, str(error)) from error
+    return name
+
+
+def _check_fields(asked: CreateRequest) -> None:
+    if not asked.source and asked.files is None:
+        raise ApiError(400, "neither 'from' or 'files' was specified")
+    if not asked.source and not asked.files:
+        raise ApiError(400, "no files provided to convert")
+    if asked.draft_files:
+        raise ApiError(400, "draft models are not supported")
+    if asked.remote_host:
+        raise ApiError(400, "remote models are not supported")
+    if len(asked.adapters or {}) > 1:
+        raise ApiError(400, "only one adapter is currently supported")
+    if asked.requires and not _VERSION.fullmatch(asked.requires):
+        raise ApiError(400, "requires must be a valid semver (e.g. 0.14.0)")
+    _recipe(asked.quantize or asked.quantization)
+    for message in asked.messages:
+        _message(message)
 
 
 def missing_source(store: Store, asked: CreateRequest) -> ModelName | None:
     """The model that the new one is to be made from, if that is one that must be pulled first.
 
-    Raises InvalidNameError.
+    Raises InvalidNameError, and ApiError (400) for an adapter that is not there.
     """
     if not asked.source:
         return None
     name = ModelName.parse(asked.source)
+    for digest in (asked.adapters or {}).values():
+        _blob(store, digest)
     try:
         is_stored = find_stored(store, asked.source) is not None
     except (DamagedModelError, ForeignModelError):
@@ -62,8 +88,8 @@ def missing_source(store: Store, asked: CreateRequest) -> ModelName | None:
 def create_from_request(
     store: Store, name: ModelName, asked: CreateRequest, progress: Progress
 ) -> None:
-    """Registers the model. Raises ApiError, InvalidNameError, OptionError, DamagedModelError and
-    StoreError; nothing stays behind then.
+    """Registers what `check_request` has found good. Raises ApiError, InvalidNameError,
+    DamagedModelError and StoreError; nothing stays behind then.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="anser-create-") as folder:
@@ -76,12 +102,6 @@ def create_from_request(
 
 def _describe(store: Store, name: ModelName, asked: CreateRequest, work: Path) -> NewModel:
     """Files of the request get links with their names in the folder `work`."""
-    if asked.draft_files:
-        raise ApiError(400, "draft models are not supported")
-    if asked.remote_host:
-        raise ApiError(400, "remote models are not supported")
-    if asked.requires and not _VERSION.fullmatch(asked.requires):
-        raise ApiError(400, "requires must be a valid semver (e.g. 0.14.0)")
     return NewModel(
         source=_source(store, name, asked, work),
         adapter=_adapter(store, asked.adapters, work / "adapters"),
@@ -104,20 +124,14 @@ def _source(store: Store, name: ModelName, asked: CreateRequest, work: Path) -> 
         if parent is None:
             raise model_not_found(asked.source)
         return parent
-    if asked.files is None:
-        raise ApiError(400, "neither 'from' or 'files' was specified")
-    if not asked.files:
-        raise ApiError(400, "no files provided to convert")
     # The folder's name becomes the title of files whose own names say nothing (model.safetensors).
-    links = _link(store, asked.files, work / "files" / name.model)
+    links = _link(store, asked.files or {}, work / "files" / name.model)
     return links[0] if len(links) == 1 else work / "files" / name.model
 
 
 def _adapter(store: Store, files: Mapping[str, str] | None, folder: Path) -> Path | None:
     if not files:
         return None
-    if len(files) > 1:
-        raise ApiError(400, "only one adapter is currently supported")
     digest = next(iter(files.values()))
     return _link(store, {"adapter": digest}, folder)[0]
 
@@ -126,12 +140,7 @@ def _link(store: Store, files: Mapping[str, str], folder: Path) -> list[Path]:
     """Links to the blobs, under the files' names. Raises ApiError (400)."""
     links = []
     for file, digest in files.items():
-        try:
-            blob = store.blob_path(digest)
-        except DamagedModelError as error:
-            raise ApiError(400, str(error)) from error
-        if not blob.is_file():
-            raise ApiError(400, f'blob "{digest}" not found')
+        blob = _blob(store, digest)
         link = folder / file
         try:
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +149,17 @@ def _link(store: Store, files: Mapping[str, str], folder: Path) -> list[Path]:
             raise ApiError(400, f"the file name {file[:200]!r} cannot be used") from error
         links.append(link)
     return links
+
+
+def _blob(store: Store, digest: str) -> Path:
+    """Where it is. Raises ApiError (400) for one that is not there."""
+    try:
+        blob = store.blob_path(digest)
+    except DamagedModelError as error:
+        raise ApiError(400, str(error)) from error
+    if not blob.is_file():
+        raise ApiError(400, f'blob "{digest}" not found')
+    return blob
 
 
 def _is_relative(path: str) -> bool:

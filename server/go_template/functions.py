@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from server.go_template.errors import ExecutionError
+from server.go_template.format_reader import padded_length
 from server.go_template.json_text import json_text
 from server.go_template.limits import Budget
-from server.go_template.printf import formatted, num_leaves, padded_length
+from server.go_template.printf import formatted, num_leaves
 from server.go_template.printing import concatenated, plain_text
 from server.go_template.values import (
     Byte,
@@ -236,8 +237,8 @@ def _println(budget: Budget, *values: Any) -> str:
 
 def _printf(budget: Budget, form: str, *values: Any) -> str:
     # Paid for in advance: a list is written item by item, each with the width of its verb.
-    budget.make(padded_length(form) * max(map(num_leaves, values), default=1))
-    return _made(budget, formatted(form, values))
+    budget.make(padded_length(form, values) * max(map(num_leaves, values), default=1))
+    return _made(budget, formatted(form, values, budget.make))
 
 
 def _escapable(budget: Budget, values: tuple[Any, ...]) -> str:

@@ -1,13 +1,12 @@
-"""Go's printf: verbs, flags, width and precision, and what it writes for a wrong argument."""
+"""Go's printf: what each verb makes of a value, and what it writes for a wrong argument."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from server.go_template.errors import ExecutionError
+from server.go_template.format_reader import FormatReader, Placeholder, Spec
 from server.go_template.printing import plain_text
 from server.go_template.values import (
     Record,
@@ -19,43 +18,6 @@ from server.go_template.values import (
     type_name,
 )
 from server.wire.go_text import go_float, go_quote
-
-# Flags, width, precision. No format is read twice.
-_SPEC = re.compile(r"([-+# 0]*)([0-9]*)(?:(\.)([0-9]*))?")
-# Go's own bound of a width or a precision.
-_MAX_WIDTH = 1_000_000
-
-
-@dataclass(frozen=True)
-class _Spec:
-    """One verb with all that stands before it; -1 for a width or precision not given."""
-
-    flags: str
-    width: int
-    precision: int
-    verb: str
-
-    def pad(self, text: str, *, is_number: bool = False) -> str:
-        missing = self.width - len(text)
-        if missing <= 0:
-            return text
-        if "-" in self.flags:
-            return text + " " * missing
-        if "0" not in self.flags:
-            return " " * missing + text
-        sign = text[:1] if is_number and text[:1] in ("+", "-", " ") else ""
-        return sign + "0" * missing + text[len(sign) :]
-
-    def signed(self, text: str) -> str:
-        if text.startswith("-"):
-            return text
-        return ("+" if "+" in self.flags else " " if " " in self.flags else "") + text
-
-
-def padded_length(form: str) -> int:
-    """How long a format may make one value, so that a caller can refuse before it is made."""
-    widths = (int(digits[:8]) for digits in re.findall(r"[0-9]+", form))
-    return len(form) + sum(width for width in widths if width <= _MAX_WIDTH)
 
 
 def num_leaves(value: Any) -> int:
@@ -71,51 +33,27 @@ def num_leaves(value: Any) -> int:
     return count
 
 
-def formatted(form: str, values: Sequence[Any]) -> str:
-    """Raises ExecutionError for a format that is not supported, and ValueDepthError."""
+def formatted(form: str, values: Sequence[Any], charge: Callable[[int], None]) -> str:
+    """Raises ExecutionError for a format that is not supported, ValueDepthError, and what `charge`
+    raises: it is told the length of what is made of a value that may be written again and again.
+    """
+    reader = FormatReader(form, values)
     parts: list[str] = []
-    at = num_used = 0
-    while (percent := form.find("%", at)) >= 0:
-        parts.append(form[at:percent])
-        found = _SPEC.match(form, percent + 1)
-        assert found is not None  # the pattern matches nothing as well
-        verb, at = form[found.end() : found.end() + 1], found.end() + 1
-        spec, problem = _read_spec(found, verb)
-        parts.append(problem)
-        if not verb:
-            parts.append("%!(NOVERB)")
-        elif verb in "*[":
-            raise ExecutionError(f"printf does not support %{verb} here")
-        elif verb == "%":
-            parts.append("%")
-        elif num_used >= len(values):
-            parts.append(f"%!{verb}(MISSING)")
+    for part in reader:
+        if isinstance(part, Placeholder):
+            text = _write(part.spec, part.value)
+            if reader.is_reordered:
+                charge(len(text))
+            parts.append(text)
         else:
-            parts.append(_write(spec, values[num_used]))
-            num_used += 1
-    parts.append(form[at:])
-    if num_used < len(values):
-        extra = ", ".join(_typed(each) for each in values[num_used:])
+            parts.append(part)
+    if reader.unused:
+        extra = ", ".join(_typed(each) for each in reader.unused)
         parts.append(f"%!(EXTRA {extra})")
     return "".join(parts)
 
 
-def _read_spec(found: re.Match[str], verb: str) -> tuple[_Spec, str]:
-    """The verb's spec, and what Go writes for a width or precision that is too large."""
-    flags, width, point, precision = found.groups()
-    num_width = int(width[:8]) if width else -1
-    num_precision = int(precision[:8] or 0) if point else -1
-    problem = ""
-    if num_width > _MAX_WIDTH:
-        problem, num_width = "%!(BADWIDTH)", -1
-    if num_precision > _MAX_WIDTH:
-        problem, num_precision = f"{problem}%!(BADPREC)", -1
-    if "-" in flags:
-        flags = flags.replace("0", "")
-    return _Spec(flags, num_width, num_precision, verb), problem
-
-
-def _write(spec: _Spec, value: Any) -> str:
+def _write(spec: Spec, value: Any) -> str:
     if spec.verb == "T":
         return spec.pad(type_name(value))
     if prints_json(value) and spec.verb in "vsqxX":
@@ -133,19 +71,19 @@ def _write(spec: _Spec, value: Any) -> str:
     return _bad_verb(spec, value) if text is None else text
 
 
-def _write_item(spec: _Spec, value: Any) -> str:
+def _write_item(spec: Spec, value: Any) -> str:
     """One of the items of a list or a mapping."""
     return "<nil>" if is_nil(value) else _write(spec, value)
 
 
-def _bad_verb(spec: _Spec, value: Any) -> str:
+def _bad_verb(spec: Spec, value: Any) -> str:
     if is_nil(value):
         return f"%!{spec.verb}(<nil>)"
-    plain = _Spec(spec.flags.replace("#", ""), spec.width, spec.precision, "v")
+    plain = Spec(spec.flags.replace("#", ""), spec.width, spec.precision, "v")
     return f"%!{spec.verb}({type_name(value)}={_write_plain(plain, value)})"
 
 
-def _write_plain(spec: _Spec, value: Any) -> str:
+def _write_plain(spec: Spec, value: Any) -> str:
     if "#" in spec.flags:
         raise ExecutionError("printf does not support %#v here")
     if isinstance(value, str):
@@ -156,7 +94,7 @@ def _write_plain(spec: _Spec, value: Any) -> str:
     return text or ""
 
 
-def _scalar(spec: _Spec, value: Any) -> str | None:
+def _scalar(spec: Spec, value: Any) -> str | None:
     """None for a verb that does not suit the value."""
     if isinstance(value, str):
         return _write_text(spec, value)
@@ -167,7 +105,7 @@ def _scalar(spec: _Spec, value: Any) -> str | None:
     return _float(spec, value) if isinstance(value, float) else None
 
 
-def _write_text(spec: _Spec, value: str) -> str | None:
+def _write_text(spec: Spec, value: str) -> str | None:
     text = value if spec.precision < 0 else value[: spec.precision]
     if spec.verb in "vs":
         return spec.pad(text)
@@ -183,7 +121,7 @@ def _write_text(spec: _Spec, value: str) -> str | None:
     return None
 
 
-def _integer(spec: _Spec, value: int) -> str | None:
+def _integer(spec: Spec, value: int) -> str | None:
     if spec.verb in "cqU":
         return _character(spec, int(value))
     base = {"d": "d", "v": "d", "b": "b", "o": "o", "O": "o", "x": "x", "X": "X"}.get(spec.verb)
@@ -197,11 +135,11 @@ def _integer(spec: _Spec, value: int) -> str | None:
         digits = prefix + digits
     text = spec.signed(f"-{digits}" if value < 0 else digits)
     if spec.precision >= 0:  # a precision says how many zeros there are
-        spec = _Spec(spec.flags.replace("0", ""), spec.width, -1, spec.verb)
+        spec = Spec(spec.flags.replace("0", ""), spec.width, -1, spec.verb)
     return spec.pad(text, is_number=True)
 
 
-def _character(spec: _Spec, code: int) -> str:
+def _character(spec: Spec, code: int) -> str:
     if spec.verb == "U":
         text = f"U+{code:04X}"
         return spec.pad(f"{text} '{chr(code)}'" if "#" in spec.flags else text)
@@ -213,7 +151,7 @@ def _character(spec: _Spec, code: int) -> str:
     return spec.pad(f"'{quoted}'")
 
 
-def _float(spec: _Spec, value: float) -> str | None:
+def _float(spec: Spec, value: float) -> str | None:
     if spec.verb in "vgG" and spec.precision < 0:
         text = go_float(value)
     elif spec.verb in "fFeEgG" or spec.verb == "v":

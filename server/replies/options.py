@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rwkv_core.errors import OptionError
-from rwkv_core.sampler import SamplingOptions
+from rwkv_core.sampling_options import SamplingOptions
 from server.creating.modelfile import PARAMETER_TYPES
 from server.wire.errors import ApiError
 from server.wire.go_text import go_quote

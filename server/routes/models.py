@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -34,7 +35,10 @@ async def show(request: Request) -> Response:
     if not name:
         raise ApiError(400, "model is required")
     model = await context_of(request).find_model(name)
-    answer = await asyncio.to_thread(show_json, model, asked)
+    describe = partial(
+        show_json, model, verbose=asked.verbose, system=asked.system, options=asked.options
+    )
+    answer = await asyncio.to_thread(describe)
     if request.headers.get("user-agent", "").startswith(_COPILOT):
         # It shows users this key; they know the name that they asked for.
         answer["model_info"]["general.basename"] = name

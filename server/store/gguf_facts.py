@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rwkv_core.checkpoint.gguf import GGUFFile
+from rwkv_core.checkpoint.gguf_file import GGUFFile
 from rwkv_core.checkpoint.gguf_format import UNLIMITED_CONTEXT
-from rwkv_core.loading import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
-from rwkv_core.state import State
+from rwkv_core.checkpoint.metadata_keys import GGUF_MODEL_KEY, GGUF_TOKENS_KEY
+from rwkv_core.config import state_nbytes
 from server.wire.go_text import human_number
 
 ARCHITECTURE = "rwkv7"
@@ -107,7 +107,7 @@ class GGUFFacts:
         """Of the state of one chat; 0 when the file does not say."""
         names = ("block_count", "embedding_length", "wkv.head_size")
         sizes = [self._number(f"{self.architecture}.{name}") for name in names]
-        return State.nbytes_of_sizes(*sizes) if min(sizes) > 0 else 0
+        return state_nbytes(*sizes) if min(sizes) > 0 else 0
 
     def _text(self, key: str) -> str:
         value = self.metadata.get(key)

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from server.creating.modelfile import Command, Modelfile, ModelfileError
 from server.store.gguf_facts import read_all_facts
 from server.store.stored_model import StoredModel
-from server.wire.answers import Json
 from server.wire.go_text import go_value, rfc3339
-from server.wire.schemas import ShowRequest
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 _KEY_WIDTH = 30
 # Shown by Ollama elsewhere in the answer, or too long to be of use.
 _HIDDEN_KEYS = ("general.name", "tokenizer.chat_template")
 
 
-def show_json(model: StoredModel, request: ShowRequest) -> Json:
-    """`system` and `options` of the request appear as if they were the model's.
-
-    Raises CheckpointError.
-    """
-    facts = read_all_facts(model.path) if request.verbose else model.facts
-    system = request.system or model.system
-    answer: Json = {
+def show_json(
+    model: StoredModel,
+    *,
+    verbose: bool = False,
+    system: str = "",
+    options: Mapping[str, Any] = NO_OPTIONS,
+) -> dict[str, Any]:
+    """`system` and `options` appear as if they were the model's. Raises CheckpointError."""
+    facts = read_all_facts(model.path) if verbose else model.facts
+    system = system or model.system
+    answer: dict[str, Any] = {
         "license": "\n".join(model.licenses),
-        "modelfile": _modelfile(model, system, dict(model.parameters) | request.options),
+        "modelfile": _modelfile(model, system, dict(model.parameters) | dict(options)),
         "parameters": "\n".join(_parameter_lines(model.parameters)),
         "template": model.shown_template,
         "system": system,

@@ -67,6 +67,12 @@ class StoredModel:
     licenses: tuple[str, ...]
 
     @property
+    def weights(self) -> Layer:
+        layer = self.manifest.layer(MODEL_TYPE)
+        assert layer is not None  # `read_model` refuses a manifest without one
+        return layer
+
+    @property
     def chat_template(self) -> ChatTemplate | None:
         """What its prompts are made with; None for the built-in `prompt_format`.
 
@@ -95,25 +101,28 @@ class StoredModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """In Ollama's words; what a model can do follows from its template or prompt format."""
+        """In Ollama's words; what a model can do follows from its template or prompt format.
+
+        "embedding" is not among them: every model embeds, but Ollama's clients take the word for
+        one that can do nothing else, and its `run` would not chat.
+        """
         try:
             template = self.chat_template
         except TemplateError:
             # It is still listed; a prompt for it says what is wrong.
-            return ["completion", "embedding"]
+            return ["completion"]
         own = self.prompt_format
         able = {
             "tools": template.tool_tag is not None if template else own.can_use_tools,
             "insert": template is not None and template.can_insert,
             "thinking": self.thinking_tags is not None,
         }
-        return ["completion", *(name for name, is_able in able.items() if is_able), "embedding"]
+        return ["completion", *(name for name, is_able in able.items() if is_able)]
 
     @property
     def details(self) -> dict[str, Any]:
-        layer = self.manifest.layer(MODEL_TYPE)
         return {
-            "parent_model": layer.source if layer else "",
+            "parent_model": self.weights.source,
             "format": "gguf",
             "family": ARCHITECTURE,
             "families": [ARCHITECTURE],

@@ -199,13 +199,13 @@ def test_what_cannot_be_made_is_refused_and_leaves_nothing(
     digest, text = upload(server, gguf[:5000]), upload(server, b"once upon a time")
     before = files(server)
     absent = "sha256:" + "0" * 64
-    base = {"from": BASE}
+    base, far = {"from": BASE}, {"from": "127.0.0.1:1/a/nobody"}
     for body, code, problem in (
         ({}, 400, "invalid model name"),
         ({"model": "../evil", **base}, 400, "invalid model name"),
         ({"model": "a/b/c/d", **base}, 400, "invalid model name"),
         ({"model": "new"}, 400, "neither 'from' or 'files' was specified"),
-        ({"model": "new", "from": "127.0.0.1:1/a/nobody"}, 500,
+        ({"model": "new", **far}, 500,
          "pull model manifest: cannot reach 127.0.0.1:1"),
         ({"model": "new", "from": "/etc/passwd"}, 400, "invalid model name"),
         ({"model": "new", "files": {"../x.gguf": digest}}, 400, "file path must be relative"),
@@ -226,6 +226,11 @@ def test_what_cannot_be_made_is_refused_and_leaves_nothing(
         ({"model": "new", **base, "requires": "soon"}, 400, "requires must be a valid semver"),
         ({"model": "new", **base, "requires": "999.0.0"}, 400, "REQUIRES Ollama 999.0.0"),
         ({"model": "new", **base, "draft_files": {"x": digest}}, 400, "draft models"),
+        # Nothing is pulled for a request that cannot be fulfilled.
+        ({"model": "new", **far, "quantize": "q9"}, 400, "unsupported quantization type Q9"),
+        ({"model": "new", **far, "template": "{{ if }}"}, 400, "template error: "),
+        ({"model": "new", **far, "parameters": {"top_p": 7}}, 400, "option top_p must be between"),
+        ({"model": "new", **far, "adapters": {"a": absent}}, 400, f'blob "{absent}" not found'),
         ({"model": 5}, 400, "json: cannot unmarshal number into Go struct field"),
         ({"model": "new", "files": ["x"]}, 400, "json: cannot unmarshal array"),
     ):  # fmt: skip

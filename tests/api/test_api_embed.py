@@ -122,7 +122,6 @@ def test_the_old_route_and_the_official_client(
     new = client.embed(DEMO, ["Hello there"]).embeddings[0]
     assert client.embeddings(DEMO, "Hello there").embedding == list(new)
     assert server.post("/api/embeddings", model=DEMO, prompt="").json() == {"embedding": []}
-    assert "embedding" in client.show(DEMO).capabilities  # type: ignore[operator]
 
 
 def test_chats_go_on_beside_many_texts(server: RunningServer) -> None:

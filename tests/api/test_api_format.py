@@ -141,6 +141,7 @@ def deep(num_levels: int) -> dict[str, Any]:
         (deep(200), "nested too deep: at most 64 levels"),
         ({"$defs": {"a": {"anyOf": [{"$ref": f"#{i}"} for i in range(301)]}}}, "at most 300"),
         ({"type": "string", "pattern": "a" * 10_001}, "at most 10000 characters"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "to itself without end"),
         ({"type": "string", "pattern": "(" * 1000 + ")" * 1000}, "regex parse error"),
     ],
 )

@@ -51,8 +51,8 @@ def test_tags_have_what_clients_need(server: RunningServer) -> None:
     assert re.fullmatch("[0-9a-f]{64}", demo["digest"])
     assert RFC3339.fullmatch(demo["modified_at"])
     assert demo["size"] > 100_000
-    assert demo["capabilities"] == ["completion", "tools", "thinking", "embedding"]
-    assert endless["capabilities"] == ["completion", "embedding"]
+    assert demo["capabilities"] == ["completion", "tools", "thinking"]
+    assert endless["capabilities"] == ["completion"]
     details = demo["details"]
     assert (details["format"], details["family"], details["families"]) == (
         "gguf",
@@ -84,7 +84,7 @@ def test_show(server: RunningServer, custom: str) -> None:
         "top_k                          7",
     ]
     assert answer["details"]["parent_model"] == f"{ENDLESS}:latest"
-    assert answer["capabilities"] == ["completion", "embedding"]
+    assert answer["capabilities"] == ["completion"]
     assert RFC3339.fullmatch(answer["modified_at"])
     assert f"# FROM {custom}" in answer["modelfile"]
     assert "PARAMETER temperature 0.25" in answer["modelfile"]
@@ -126,7 +126,7 @@ def test_show_takes_a_system_for_the_modelfile(server: RunningServer, custom: st
 def test_the_official_client_reads_all_of_it(client: ollama.Client, server: RunningServer) -> None:
     assert {f"{DEMO}:latest", f"{ENDLESS}:latest"} <= {each.model for each in client.list().models}
     shown = client.show(DEMO)
-    assert shown.capabilities == ["completion", "tools", "thinking", "embedding"]
+    assert shown.capabilities == ["completion", "tools", "thinking"]
     assert shown.modelinfo
     assert shown.details is not None
     assert shown.details.family == "rwkv7"

@@ -158,10 +158,10 @@ def test_context_goes_before_the_rendered_prompt(server: RunningServer) -> None:
 def test_capabilities_and_show(server: RunningServer) -> None:
     listed = {each["name"]: each for each in server.http.get("/api/tags").json()["models"]}
     expected = {
-        "chatml": ["completion", "embedding"],
-        "tools": ["completion", "tools", "thinking", "embedding"],
-        "insert": ["completion", "insert", "embedding"],
-        "broken": ["completion", "embedding"],
+        "chatml": ["completion"],
+        "tools": ["completion", "tools", "thinking"],
+        "insert": ["completion", "insert"],
+        "broken": ["completion"],
     }
     for name, capabilities in expected.items():
         shown = server.post("/api/show", model=name).json()

@@ -83,6 +83,46 @@ def test_python_objects_are_out_of_reach() -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "arguments", "text"),
+    [
+        ("%*d|", "4 7", "   7|"),
+        ("%-*d|", "4 7", "7   |"),
+        ("%*d|", "-4 7", "7   |"),
+        ("%0*d", "-1 7", "7"),
+        ("%0*d", "4 7", "0007"),
+        ("%.*f", "1 2.25", "2.2"),
+        ("%*.*f|", "6 1 2.75", "   2.8|"),
+        ("%[2]s %[1]s", "`a` `b`", "b a"),
+        ("%[2]s %s", "`a` `b`", "b %!s(MISSING)"),
+        ("%[1]s %[1]q", "`a` `b`", 'a "a"'),
+        ("%[3]*.[2]*[1]f|", "12.0 2 6", " 12.00|"),
+        ("%6.[2]d", "1 2", "     2"),
+        ("%[2]*[1]d", "2 5", "    2"),
+        ("%[1]*d", "3 5", "  5"),
+        ("%[5]s %s", "`a` `b`", "%!s(BADINDEX) a"),
+        ("%[]s", "`a`", "%!s(BADINDEX)"),
+        ("%[x]s %[-1]d", "`a`", "%!s(BADINDEX) %!d(BADINDEX)"),
+        ("%[0]s %[99999999999]s", "`a`", "%!s(BADINDEX) %!s(BADINDEX)"),
+        ("%[1", "`a`", "%!(NOVERB)"),
+        ("%[1]3s", "`a`", "%!s(BADINDEX)"),
+        ("%[1].2s", "`a`", "%!s(BADINDEX)"),
+        ("%*d", "`x` 7", "%!(BADWIDTH)7"),
+        ("%.*d", "-1 7", "%!(BADPREC)7"),
+        ("%*d", "10000000 7", "%!(BADWIDTH)7"),
+        ("%*", "4", "%!(NOVERB)"),
+        ("%*d", "", "%!(BADWIDTH)%!d(MISSING)"),
+        ("%9999999d", "7", "%!(NOVERB)%!(EXTRA int=7)"),
+        ("%.9999999d", "7", "%!(NOVERB)%!(EXTRA int=7)"),
+        ("%d", "7 8", "7%!(EXTRA int=8)"),
+        ("%5.", "7", "%!.(int=    7)"),
+    ],
+)  # fmt: skip
+def test_widths_and_values_by_number(form: str, arguments: str, text: str) -> None:
+    """As Go's own documentation and doPrintf have it."""
+    assert rendered(f"{{{{ printf `{form}` {arguments} }}}}") == text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "{{ range 1000000000 }}{{ end }}",
@@ -97,6 +137,9 @@ def test_python_objects_are_out_of_reach() -> None:
         "{{ range 1000000 }}{{ $y := printf `%999999d` 1 }}{{ end }}",
         "{{ printf `%999999s` .Long }}",
         "{{ printf `%999d` .Nested }}",
+        "{{ range 1000000 }}{{ $y := printf `%*d` 999999 1 }}{{ end }}",
+        "{{ index .Text 0 | printf `" + "%[1]s" * 100_000 + "` }}",
+        "{{ index .Text 0 | printf `%[1]*[2]d%[1]*[2]d" + "%[3]q" * 10_000 + "` 999999 1 }}",
         "{{ range 1000 }}{{ $x := print $.Long }}{{ end }}",
         "".join(f"{{{{ $v{n} := printf `%99999d` {n} }}}}" for n in range(1000)),
         "".join(f"{{{{ $v{n} := print .Text }}}}" for n in range(1000)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -85,15 +86,56 @@ def test_every_shell_has_a_script(bare: Anser, shell: str) -> None:
 )
 def test_bash_completes(stocked: Anser, line: str, expected: list[str]) -> None:
     script = 'eval "$(anser completion bash)"; _anser; printf "%s\\n" "${COMPREPLY[@]}"'
+    more = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    assert in_shell(stocked, ["bash", "-c", script], more) == [expected]
+
+
+# As the shells themselves would ask, with what would go to the list of offers printed.
+ZSH = """
+compdef() { }
+_files() { print -l -- FILES }
+eval "$(anser completion zsh)"
+compadd() { print -l -- "${(@P)2}" }
+for line in "anser ru" "anser run " "anser run endless:1" "anser nothing x"; do
+    words=("${(@s: :)line}") CURRENT=${#words}
+    _anser
+    print -- ----
+done
+"""
+FISH = """
+anser completion fish | source
+for line in "anser ru" "anser run " "anser run endless:1" "anser nothing anse"
+    complete -C $line
+    echo ----
+end
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [(("zsh", "-f", "-c", ZSH), "FILES"), (("fish", "-N", "-c", FISH), "anser")],
+)
+def test_zsh_and_fish_complete(stocked: Anser, command: tuple[str, ...], files: str) -> None:
+    if not shutil.which(command[0]):
+        pytest.skip(f"needs {command[0]}")
+    models = ["endless:1b", "endless:2b"]
+    assert in_shell(stocked, command) == [["run"], models, models[:1], [files]]
+
+
+def in_shell(
+    stocked: Anser, command: Sequence[str], more: Mapping[str, str] | None = None
+) -> list[list[str]]:
+    """The words that a shell prints, split at lines of hyphens."""
     done = subprocess.run(
-        ["bash", "-c", script],
+        command,
         env=stocked.environment
-        | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+        | dict(more or {})
         | {"PATH": f"{stocked.home}:{stocked.environment['PATH']}"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
+        cwd=stocked.home,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == expected
+    return [part.split() for part in done.stdout.removesuffix("----\n").split("----\n")]

@@ -25,14 +25,14 @@ from rwkv_core.errors import AnserError
 from rwkv_core.tokenizer import WorldTokenizer
 from server.cli.create import sigterm_as_exception
 from server.cli.list import rows_of_server, rows_of_store
-from server.creating.create import create_model, model_title
+from server.creating.create import create_model
 from server.creating.modelfile import Command, Modelfile, parse_modelfile
+from server.creating.new_model import model_title
 from server.store.manifests import MODEL_TYPE
 from server.store.names import ModelName
 from server.store.show import show_json
 from server.store.store import Store
 from server.store.stored_model import StoredModel, open_model
-from server.wire.schemas import ShowRequest
 from tests.tools.anser_command import Anser
 from tests.tools.gguf_files import MemoryCheckpoint
 from tests.tools.random_checkpoint import (
@@ -314,7 +314,7 @@ def quantized(store: Store, source: Path | str, quantize: str, name: str = "new"
 def test_a_quantized_model_says_so(store: Store, files: dict[str, Path], quantize: str) -> None:
     model = quantized(store, files["pth"], quantize)
     assert model.details["quantization_level"] == quantize.upper()
-    assert show_json(model, ShowRequest())["details"]["quantization_level"] == quantize.upper()
+    assert show_json(model)["details"]["quantization_level"] == quantize.upper()
     (row,) = rows_of_store(store)
     assert row.size == model.manifest.size
     # 16 bits a weight become at most 8.5, and the vocabulary's megabyte stays.

@@ -16,7 +16,6 @@ from server.store.names import ModelName
 from server.store.show import show_json
 from server.store.store import Store
 from server.store.stored_model import ForeignModelError, StoredModel, list_models, open_model
-from server.wire.schemas import ShowRequest
 from tests.tools.anser_command import Anser
 from tests.tools.gguf_files import SMALL
 from tests.tools.time_states import time_state, write_time_state
@@ -99,14 +98,14 @@ def test_from_a_name_inherits_the_state(
 def test_what_show_says_makes_the_same_model(store: Store, endless_file: Path, tuned: Path) -> None:
     text = f"FROM {endless_file}\nADAPTER {tuned}\nSYSTEM Be brief.\n"
     model = make(store, text)
-    shown = show_json(model, ShowRequest())["modelfile"]
+    shown = show_json(model)["modelfile"]
     assert f"\nFROM {model.path}\nADAPTER {model.adapter}\n" in shown
     again = make(store, shown, "again")
     assert [layer.digest for layer in again.manifest.layers] == [
         layer.digest for layer in model.manifest.layers
     ]
     plain = make(store, f"FROM {endless_file}\n", "plain")
-    assert "ADAPTER" not in show_json(plain, ShowRequest())["modelfile"]
+    assert "ADAPTER" not in show_json(plain)["modelfile"]
 
 
 def test_what_is_no_state_of_the_model_is_refused(

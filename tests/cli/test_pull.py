@@ -75,9 +75,22 @@ def test_pull_push_and_run(tmp_path: Path, registry: Registry) -> None:
         own = ModelName.parse(f"{registry.host}/me/own:7")
         store.write_manifest(own, model.manifest.config, model.manifest.layers)
         result = anser.run("push", str(own))
-        assert (result.returncode, result.stdout) == (0, f"You can find your model at {own}\n")
+        found_at = f"\nYou can find your model at:\n\n\t{own}\n"
+        assert (result.returncode, result.stdout) == (0, found_at)
         assert result.stderr.endswith("pushing manifest\nsuccess\n")
         assert "me/own:7" in registry.manifests
+        # What a Modelfile is FROM is pulled first, when all else in it is right.
+        other = f"{registry.host}/team/new"
+        result = anser.run("create", "mine", "--from", other, "--quantize", "q9")
+        assert (result.returncode, "pulling" in result.stderr) == (1, False)
+        result = anser.run("create", "mine", "--from", other)
+        assert result.returncode == 0, result.stderr
+        assert {"pulling manifest", "writing manifest"} <= set(result.stderr.splitlines())
+        assert open_model(store, ModelName.parse("mine")) is not None
+        result = anser.run("create", "other", "--from", f"{registry.host}/team/none")
+        assert result.returncode == 1
+        assert "FROM " in result.stderr
+        assert "cannot be pulled: pull model manifest: file does not exist" in result.stderr
         # A model that is not there is pulled by `run`.
         store.manifest_path(own).unlink()
         result = anser.run("run", str(own), "--think=false", "Hello!")

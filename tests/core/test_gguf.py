@@ -15,7 +15,8 @@ import torch
 from rwkv_core.checkpoint import open_checkpoint, read_config
 from rwkv_core.checkpoint.convert import convert_to_gguf
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
-from rwkv_core.checkpoint.gguf import GGUFCheckpoint, GGUFFile
+from rwkv_core.checkpoint.gguf import GGUFCheckpoint
+from rwkv_core.checkpoint.gguf_file import GGUFFile
 from rwkv_core.checkpoint.names import GGUF, LERPS
 from rwkv_core.errors import CheckpointError
 from rwkv_core.tokenizer import WorldTokenizer

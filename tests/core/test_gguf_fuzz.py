@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rwkv_core.checkpoint import read_config
 from rwkv_core.checkpoint.convert import convert_to_gguf
-from rwkv_core.checkpoint.gguf import GGUFCheckpoint, GGUFFile
+from rwkv_core.checkpoint.gguf import GGUFCheckpoint
+from rwkv_core.checkpoint.gguf_file import GGUFFile
 from rwkv_core.config import ModelConfig
 from rwkv_core.errors import CheckpointError
 from rwkv_core.tokenizer import WorldTokenizer

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rwkv_core.checkpoint.gguf import GGUFCheckpoint, GGUFFile
+from rwkv_core.checkpoint.gguf import GGUFCheckpoint
+from rwkv_core.checkpoint.gguf_file import GGUFFile
 from rwkv_core.errors import CheckpointError
 from tests.tools.gguf_files import array, gguf_bytes, key, string, tensor, text_key, uint_key
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rwkv_core.checkpoint.ggml_blocks import Bytes
-from rwkv_core.checkpoint.gguf import GGUFFile
+from rwkv_core.checkpoint.gguf_file import GGUFFile
 from rwkv_core.checkpoint.gguf_writer import GGUFWriter, MetadataValue
 from rwkv_core.errors import CheckpointError
 

@@ -22,7 +22,9 @@ from rwkv_core.schema_limits import (
     MAX_REFERENCES,
     check_schema,
 )
+from rwkv_core.schema_trial import CompilerLimits, SchemaTrial
 from rwkv_core.tokenizer import WorldTokenizer
+from tests.tools.waiting import wait_until
 
 Schema = dict[str, Any]
 
@@ -206,3 +208,75 @@ def test_a_large_stack_returns_and_raises_and_is_given_back() -> None:
     with pytest.raises(ZeroDivisionError):
         run_with_large_stack(lambda: 1 // 0)
     assert threading.stack_size() == before
+
+
+def pair(kind: str) -> Schema:
+    """Two definitions that need each other; `kind` says how the second holds the first."""
+    held = {"$ref": "#/$defs/a"}
+    kinds: dict[str, Schema] = {
+        "required": {"type": "object", "properties": {"x": held}, "required": ["x"]},
+        "optional": {"type": "object", "properties": {"x": held}},
+        "listed": {"type": "array", "items": held, "minItems": 1},
+        "empty": {"type": "array", "items": held},
+        "nullable": {"anyOf": [held, {"type": "null"}]},
+        "nothing else": {"anyOf": [held, {"type": "array", "items": held, "minItems": 1}]},
+        "prefixed": {"type": "array", "prefixItems": [{"type": "null"}, held], "minItems": 2},
+        "any": {"properties": {"x": held}, "required": ["x"]},
+    }
+    first = {"type": "object", "properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]}
+    return {"$ref": "#/$defs/a", "$defs": {"a": first, "b": kinds[kind]}}
+
+
+ENDLESS = ("required", "listed", "nothing else", "prefixed")
+
+
+@pytest.mark.parametrize("kind", [*ENDLESS, "optional", "empty", "nullable", "any"])
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_what_refers_to_itself_without_end_is_refused(
+    vocabulary: GrammarVocabulary, kind: str, is_hidden: bool
+) -> None:
+    """Also where it may be left out: a reply that has begun it would never end."""
+    schema = pair(kind)
+    if is_hidden:
+        inner = {"$ref": schema["$ref"]}
+        schema = {"type": "object", "properties": {"t": inner}, "$defs": schema["$defs"]}
+    if kind in ENDLESS:
+        with pytest.raises(GrammarError, match="refers to itself without end"):
+            json_grammar(vocabulary, schema)
+    else:
+        json_grammar(vocabulary, schema)
+
+
+def test_nothing_but_itself_is_refused_and_long_chains_are_not(
+    vocabulary: GrammarVocabulary,
+) -> None:
+    for schema in ({"$ref": "#"}, {"allOf": [{"$ref": "#"}]}, {"anyOf": [{"$ref": "#"}]}):
+        with pytest.raises(GrammarError, match="refers to itself without end"):
+            json_grammar(vocabulary, schema)
+
+    def required(inner: Schema) -> Schema:
+        return {"type": "object", "properties": {"a": inner}, "required": ["a"]}
+
+    json_grammar(vocabulary, chained(200, required))
+
+
+def test_a_schema_that_takes_long_is_ended_and_the_next_one_is_served() -> None:
+    limits = CompilerLimits(10_000, 50_000, 10_000_000)
+    trial = SchemaTrial(limits, max_seconds=2)
+    slow = {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(12_000)}}
+    try:
+        with pytest.raises(GrammarError, match=r"takes longer than 2 s, .* simplify it"):
+            trial.check(slow)
+        wait_until(lambda: passes(trial, {"type": "object"}))  # a busy machine starts it slowly
+        with pytest.raises(GrammarError, match="regex parse error"):
+            trial.check({"type": "string", "pattern": "("})
+    finally:
+        trial.close()
+
+
+def passes(trial: SchemaTrial, schema: Schema) -> bool:
+    try:
+        trial.check(schema)
+    except GrammarError:
+        return False
+    return True
