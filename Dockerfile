@@ -24,8 +24,9 @@ WORKDIR /src
 ARG TORCH=cpu
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > /tmp/requirements.txt \
-    && pip install --no-cache-dir --no-compile --requirement /tmp/requirements.txt \
+    && pip install --no-cache-dir --no-compile "$(grep '^torch[<>=]' /tmp/requirements.txt)" \
         --extra-index-url "https://download.pytorch.org/whl/${TORCH}" \
+    && pip install --no-cache-dir --no-compile --requirement /tmp/requirements.txt \
     && python3 -c "import torch; assert torch.__version__.endswith('+${TORCH}'), torch.__version__"
 
 # The kernels are compiled for every processor of the platform, and choose when they run.
