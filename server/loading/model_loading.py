@@ -197,6 +197,12 @@ class ModelLoader:
         available = available_bytes()
         self._rebalance()
         memory, disk = self._open_states()
+        if disk is not None and (num_foreign := disk.num_foreign(key)):
+            log.info(
+                "none of the %d states in %s is of %s as it is computed here: another model, "
+                "version of Anser or processor made them; they stay until room is needed",
+                num_foreign, disk.folder, stored.name.shortest,
+            )  # fmt: skip
         cache = StateCache(key, memory, disk)
         self._metrics.caches.add(cache)
         state_bytes = State.nbytes_of(model.config)

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 _KNOWN = frozenset(
-    "ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL RUN STOPSIGNAL USER VOLUME WORKDIR".split()
+    {
+        *("ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL"),
+        *("RUN", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
+    }
 )
 # A word may have quoted parts; a backslash takes the meaning of what follows.
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""")
@@ -122,7 +125,7 @@ def _without_quotes(word: str, variables: Mapping[str, str]) -> str:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """`$name`, `${name}`, `${name:-if empty}`, `${name:+if not}`; a backslash keeps what follows."""
+    """`$name`, `${name}`, `${name:-if empty}`, `${name:+if not}`; a backslash keeps the next."""
 
     def value(match: re.Match[str]) -> str:
         escaped, plain, braced, rule, other = match.groups()

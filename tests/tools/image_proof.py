@@ -2,25 +2,31 @@
 
     sudo python -m tests.tools.image_proof FOLDER
 
-performs its instructions in Debian roots under FOLDER (2.5 GB; the base is kept), runs the image as
-its user with no network but loopback, waits until its HEALTHCHECK succeeds, chats with it, stops it,
-and looks whether the chat goes on after a restart where it was. Then what goes wrong: volumes that
-cannot be written, and a model that is larger than the container's memory. It needs Linux, root,
-debootstrap, and the packages that the Dockerfile installs: `--bind` and `--variable` give the build
-certificates or a registry nearby.
+performs its instructions in Debian roots under FOLDER (3 GB; the base is kept), runs the image as
+its user with no network but loopback, waits until its HEALTHCHECK succeeds, chats with it, stops
+it, and looks whether the chat goes on after a restart where it was. Then what goes wrong: states of
+another version, a port in use, volumes that cannot be written, and a model that is larger than the
+container's memory. It needs Linux, root, debootstrap, and a network to install from: `--bind` and
+`--variable` give the build certificates or a registry nearby.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sqlite3
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from rwkv_core.cache.disk_folder import INDEX_NAME
+from server.sessions.store import DATABASE_NAME
 from tests.tools.dockerfile import parse_dockerfile
 from tests.tools.image_root import Builder, Image, Machine, architecture, remove_root, size_of
 from tests.tools.memory_group import MemoryGroup, memory_group
@@ -31,7 +37,7 @@ DEMO = "rwkv7-demo"
 STOP_LIMIT_S = 5.0
 # What a container of the compose file has, and what is too little for the model below.
 ENOUGH_BYTES = 5 << 30
-TOO_LITTLE_BYTES = 400 << 20
+TOO_LITTLE_BYTES = 500 << 20
 
 # Sends a request, whose path and body are its arguments, and prints the answer; runs in the image.
 _ASK = """\
@@ -49,7 +55,10 @@ def main() -> None:
     work: Path = arguments.folder.absolute()
     work.mkdir(parents=True, exist_ok=True)
     machine = Machine(
-        tuple((Path(outside).absolute(), inside) for outside, inside in map(_pair(":"), arguments.bind)),
+        tuple(
+            (Path(outside).absolute(), inside)
+            for outside, inside in map(_pair(":"), arguments.bind)
+        ),
         dict(map(_pair("="), arguments.variable)),
     )
     builder = Builder(REPOSITORY, work, machine, dict(map(_pair("="), arguments.build_arg)))
@@ -70,7 +79,8 @@ def _prove(image: Image, work: Path) -> None:
     with memory_group("anser-image-proof", ENOUGH_BYTES) as group:
         _chat(image, work, volumes, group)
         _chat_again(image, work, volumes, group)
-        _foreign_states(image, work, volumes, group)
+        _states_of_another_version(image, work, volumes, group)
+    _in_use(image, work, volumes)
     _volumes_of_root(image, work)
     with memory_group("anser-image-proof", TOO_LITTLE_BYTES) as group:
         _too_large(image, work, volumes, group)
@@ -96,10 +106,8 @@ def _chat(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
         _expect(done.returncode == 0 and "85" in done.stdout, f"anser run: {done.stdout.strip()!r}")
         _stop(container)
         _expect("Anser listens on" in container.log.read_text(), "its log is on standard output")
-    num_states = len(list((volumes / "states").rglob("*.state*"))) or len(
-        [path for path in (volumes / "states").rglob("*") if path.is_file()]
-    )
-    _expect(num_states > 1, f"{num_states} files in the states volume")
+    states = list((volumes / "states").rglob("*.safetensors"))
+    _expect(bool(states), f"{len(states)} states in the volume when it has ended")
 
 
 def _chat_again(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
@@ -111,14 +119,34 @@ def _chat_again(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> 
         print(f"said: {answer['message']['content']!r}")
         _expect("Ada" in answer["message"]["content"], "it remembers after a restart")
         _expect(cached > 0, f"{cached} of {count} tokens were in the states of the volume")
-        # In the middle of a reply, as well.
         _stop(container)
 
 
-def _foreign_states(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
-    """An index of a version to come."""
-    index = next((volumes / "states").rglob("*.sqlite"), None)
-    print(f"states: {sorted(path.name for path in (volumes / 'states').iterdir())}, {index}")
+def _states_of_another_version(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
+    databases = [volumes / "states" / name for name in (INDEX_NAME, DATABASE_NAME)]
+    _set_version(databases, 99)
+    with _running(image, work, volumes, group) as container:
+        container.wait_until_healthy()
+        name = _recalled(container)
+        _stop(container)
+        log = container.log.read_text()
+    lines = [line for line in log.splitlines() if "another version of Anser" in line]
+    print("\n".join(lines))
+    _expect(len(lines) == len(databases), "a line for each database of another version")
+    _set_version(databases, 1)
+    _expect("Ada" not in name, "the session of another version is not used")
+    with _running(image, work, volumes, group) as container:
+        container.wait_until_healthy()
+        _expect("Ada" in _recalled(container), "that version finds it as it was")
+
+
+def _set_version(databases: Sequence[Path], version: int) -> None:
+    for path in databases:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+        status = path.parent.stat()
+        for part in path.parent.glob(f"{path.name}*"):  # a log that root has opened is root's
+            os.chown(part, status.st_uid, status.st_gid)
 
 
 def _volumes_of_root(image: Image, work: Path) -> None:
@@ -127,18 +155,57 @@ def _volumes_of_root(image: Image, work: Path) -> None:
         remove_root(volumes)
         for each in ("models", "states"):
             (volumes / each).mkdir(parents=True)
-        other = volumes / ({"models", "states"} - {name}).pop()
-        other.chmod(0o777)
+        (volumes / ({"models", "states"} - {name}).pop()).chmod(0o777)
         with _running(image, work, volumes, None) as container:
-            code = container.wait()
-            log = container.log.read_text()
-        print(log.rstrip())
-        _expect(code == 1 and log.count("\n") == 1, f"one line for a {name} volume of root's")
-        _expect("chown" in log and "10001" in log, "it names the remedy")
+            if name == "models":
+                _expect(container.wait() == 1, "without a models volume it does not start")
+            else:
+                container.wait_until_healthy()
+                _stop(container)
+            lines = container.log.read_text().splitlines()
+        told = [line for line in lines if f"/{name}: cannot keep" in line]
+        _expect(len(told) == 1, f"one line for a {name} volume of root's: {told}")
+        _expect(f"chown -R {image.user} /{name}" in told[0], "it names the remedy")
 
 
 def _too_large(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
-    """400 MB are enough for the demo model, and too little for one of 0.4B in F16."""
+    """Enough for the demo model, too little for one of 0.1B in F16."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        file = f"{folder}/model.pth"
+        make = ["tests.tools.random_checkpoint", "0.1B", file, "--dtype", "f16"]
+        create = ["server.cli", "create", "large", "--from", file]
+        for words in (make, create):
+            subprocess.run(
+                [sys.executable, "-m", *words], check=True, cwd=REPOSITORY, capture_output=True,
+                env={**os.environ, "OLLAMA_MODELS": str(volumes / "models"),
+                     "OLLAMA_HOST": "127.0.0.1:1"},
+            )  # fmt: skip
+    subprocess.run(["chown", "--recursive", image.user, volumes / "models"], check=True)
+    with _running(image, work, volumes, group) as container:
+        container.wait_until_healthy()
+        error = ask(container, "/api/generate", model="large", prompt="Hello", stream=False)[
+            "error"
+        ]
+        print(error)
+        _expect("that this container or service may take" in error, "it names the limit")
+        answer = ask(container, "/api/generate", model=DEMO, prompt="Hello", stream=False)
+        _expect(bool(answer["response"]), "the server goes on")
+        _stop(container)
+
+
+def _in_use(image: Image, work: Path, volumes: Path) -> None:
+    with _running(image, work, volumes, None) as container:
+        container.wait_until_healthy()
+        done = container.execute([*image.entry_point, *image.command])
+        told = done.stdout
+        _expect(done.returncode == 1 and told.count("\n") == 1, f"a port in use: {told.rstrip()}")
+
+
+def _recalled(container: RootContainer) -> str:
+    question = {"role": "user", "content": "What is my name?"}
+    answer = ask(container, "/api/chat", model=DEMO, session="tea", stream=False, options=_SEED,
+                 messages=[question])  # fmt: skip
+    return str(answer["message"]["content"])
 
 
 _SEED = {"seed": 1, "temperature": 0}
@@ -181,16 +248,25 @@ def _expect(is_so: bool, what: str) -> None:
         sys.exit(1)
 
 
-def _pair(separator: str) -> Any:
-    return lambda text: tuple(text.split(separator, 1))
+def _pair(separator: str) -> Callable[[str], tuple[str, str]]:
+    def divide(text: str) -> tuple[str, str]:
+        first, found, second = text.partition(separator)
+        if not found:
+            raise argparse.ArgumentTypeError(f"no {separator} in {text}")
+        return first, second
+
+    return divide
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--bind", action="append", default=[], metavar="OUTSIDE:INSIDE")
-    parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE")
+    for name, separator, shown in (
+        ("--build-arg", "=", "NAME=VALUE"),
+        ("--bind", ":", "OUTSIDE:INSIDE"),
+        ("--variable", "=", "NAME=VALUE"),
+    ):
+        parser.add_argument(name, action="append", default=[], type=_pair(separator), metavar=shown)
     return parser.parse_args()
 
 

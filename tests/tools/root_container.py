@@ -39,7 +39,9 @@ class RootContainer:
         """`words` take the place of CMD; `variables` are more of them, as NAME=VALUE."""
         self._image = image
         self._work = work
-        self._variables = [f"{key}={value}" for key, value in image.variables.items()] + [*variables]
+        self._variables = [f"{key}={value}" for key, value in image.variables.items()] + [
+            *variables
+        ]
         remove_root(work)
         for name in ("upper", "overlay", "root"):
             (work / name).mkdir(parents=True)
@@ -48,8 +50,11 @@ class RootContainer:
         script = self._script(volumes, group)
         with self.log.open("wb") as log:
             self._unshare = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
-                + ["sh", "-euc", script, "sh", *self._in_root(command)],
+                [
+                    *("unshare", "--mount", "--pid", "--net", "--ipc", "--uts"),
+                    *("--fork", "--kill-child", "sh", "-euc", script, "sh"),
+                    *self._in_root(command),
+                ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -98,9 +103,11 @@ class RootContainer:
         """Runs a command in the container, as `docker exec` does."""
         user, _, group = self._image.user.partition(":")
         return subprocess.run(
-            ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts"]
-            + ["--root", f"--wd=/proc/{self.pid}/cwd", f"--setgid={group}", f"--setuid={user}"]
-            + ["env", "-i", f"HOME={self._image.folder}", *self._variables, *command],
+            [
+                *("nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts"),
+                *("--root", "--wd", f"--setgid={group}", f"--setuid={user}"),
+                *("env", "-i", f"HOME={self._image.folder}", *self._variables, *command),
+            ],
             input=stdin, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
 
