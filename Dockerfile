@@ -60,7 +60,7 @@ FROM debian:${DEBIAN}
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* \
     && groupadd --gid 10001 anser \
     && useradd --uid 10001 --gid anser --create-home anser \
     && install --directory --owner anser --group anser /models /states

@@ -44,7 +44,7 @@ def _problem(folder: Path, mode: int = 0o777) -> str | None:
             return None
     except OSError as error:
         remedy = "make it writable"
-        if isinstance(error, PermissionError) and folder.is_dir() and hasattr(os, "getuid"):
+        if isinstance(error, PermissionError) and folder.is_dir() and hasattr(os, "geteuid"):
             # A volume of a container has another name on its host: the numbers are what counts.
-            remedy = f"give it to this user: chown -R {os.getuid()}:{os.getgid()} {folder}"
+            remedy = f"give it to this user: chown -R {os.geteuid()}:{os.getegid()} {folder}"
         return f"{reason(error)}); {remedy}"

@@ -27,8 +27,9 @@ log = logging.getLogger("anser.server")
 # How long replies in flight get to send their last line.
 _GRACE_S = 1
 # For the pass that the model is in, which cannot be interrupted, and then for writing the states
-# that are not on disk yet, which a server that stops gives five seconds. Most often both take none.
-_LAST_S = 6.0
+# that are not on disk yet, which a server that stops gives three seconds. Most often both take
+# none. With the grace it is less than the five seconds that a server may take to end.
+_LAST_S = 3.8
 _KEEP_CONNECTION_S = 120
 
 

@@ -51,7 +51,7 @@ from server.wire.errors import ApiError
 log = logging.getLogger(__name__)
 
 # How long a server that stops writes states that are not on disk yet.
-_LAST_WRITES_S = 5.0
+_LAST_WRITES_S = 3.0
 # How long the weights of an engine that has ended may be in the hands of requests that end: of
 # those that come to their end, and at most.
 _HANDLERS_S = 0.2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -33,14 +31,20 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Root, as which tests may run, can write everywhere.
-    def refuse(**_: object) -> NoReturn:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    remedy = f"give it to this user: chown -R {os.getuid()}:{os.getgid()} {tmp_path}, or set"
-    with pytest.raises(CommandError) as caught:
-        check_models_folder(tmp_path)
+def test_a_folder_of_another_user() -> None:
+    folder = Path(tempfile.mkdtemp())  # unlike tmp_path, below what everybody may enter
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:  # who may write everywhere
+        os.seteuid(65534)
+    try:
+        with pytest.raises(CommandError) as caught:
+            check_models_folder(folder)
+        remark = str(states_remark(folder))
+        remedy = f"give it to this user: chown -R {os.geteuid()}:{os.getegid()} {folder}, or set"
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.rmdir()
     assert f"(Permission denied); {remedy} OLLAMA_MODELS" in str(caught.value)
-    assert f"(Permission denied); {remedy} ANSER_STATES" in str(states_remark(tmp_path))
+    assert f"(Permission denied); {remedy} ANSER_STATES" in remark

@@ -54,14 +54,11 @@ def main() -> None:
     arguments = _arguments()
     work: Path = arguments.folder.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    machine = Machine(
-        tuple(
-            (Path(outside).absolute(), inside)
-            for outside, inside in map(_pair(":"), arguments.bind)
-        ),
-        dict(map(_pair("="), arguments.variable)),
+    binds = ((Path(outside).absolute(), inside) for outside, inside in arguments.bind)
+    machine = Machine(tuple(binds), dict(arguments.variable))
+    builder = Builder(
+        REPOSITORY, work, machine, dict(arguments.build_arg), is_built=arguments.built
     )
-    builder = Builder(REPOSITORY, work, machine, dict(map(_pair("="), arguments.build_arg)))
     start = time.monotonic()
     image = builder.build(parse_dockerfile((REPOSITORY / "Dockerfile").read_text()))
     print(f"\nbuilt for linux/{architecture()} in {time.monotonic() - start:.0f} s")
@@ -99,8 +96,7 @@ def _chat(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
         print(f"healthy after {container.wait_until_healthy():.1f} s")
         status = Path(f"/proc/{container.pid}/status").read_text()
         _expect("\nUid:\t10001\t10001\t10001\t10001\n" in status, "process 1 is the image's user's")
-        answer = ask(container, "/api/chat", model=DEMO, session="tea", stream=False, options=_SEED,
-                     messages=[{"role": "user", "content": "My name is Ada."}])  # fmt: skip
+        answer = _said(container, "My name is Ada.")
         print(f"said: {answer['message']['content']!r}")
         done = container.execute(["anser", "run", DEMO, "What is 47 + 38?"])
         _expect(done.returncode == 0 and "85" in done.stdout, f"anser run: {done.stdout.strip()!r}")
@@ -113,8 +109,7 @@ def _chat(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
 def _chat_again(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
     with _running(image, work, volumes, group) as container:
         container.wait_until_healthy()
-        answer = ask(container, "/api/chat", model=DEMO, session="tea", stream=False, options=_SEED,
-                     messages=[{"role": "user", "content": "What is my name?"}])  # fmt: skip
+        answer = _said(container, "What is my name?")
         cached, count = answer["prompt_cached_count"], answer["prompt_eval_count"]
         print(f"said: {answer['message']['content']!r}")
         _expect("Ada" in answer["message"]["content"], "it remembers after a restart")
@@ -202,13 +197,15 @@ def _in_use(image: Image, work: Path, volumes: Path) -> None:
 
 
 def _recalled(container: RootContainer) -> str:
-    question = {"role": "user", "content": "What is my name?"}
-    answer = ask(container, "/api/chat", model=DEMO, session="tea", stream=False, options=_SEED,
-                 messages=[question])  # fmt: skip
-    return str(answer["message"]["content"])
+    return str(_said(container, "What is my name?")["message"]["content"])
 
 
-_SEED = {"seed": 1, "temperature": 0}
+def _said(container: RootContainer, words: str) -> dict[str, Any]:
+    """The answer to the next message of one session."""
+    return ask(
+        container, "/api/chat", model=DEMO, session="tea", stream=False, think=False,
+        options={"seed": 1, "temperature": 0}, messages=[{"role": "user", "content": words}],
+    )  # fmt: skip
 
 
 def ask(container: RootContainer, path: str, **body: Any) -> dict[str, Any]:
@@ -261,6 +258,7 @@ def _pair(separator: str) -> Callable[[str], tuple[str, str]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--built", action="store_true", help="run the roots that are there")
     for name, separator, shown in (
         ("--build-arg", "=", "NAME=VALUE"),
         ("--bind", ":", "OUTSIDE:INSIDE"),

@@ -80,8 +80,16 @@ class Builder:
     """Performs the stages of one Dockerfile under `work`, whose base roots are kept."""
 
     def __init__(
-        self, context: Path, work: Path, machine: Machine, arguments: Mapping[str, str]
+        self,
+        context: Path,
+        work: Path,
+        machine: Machine,
+        arguments: Mapping[str, str],
+        *,
+        is_built: bool = False,
     ) -> None:
+        """`is_built`: the roots are there from before, and only their configuration is read."""
+        self._is_built = is_built
         self._context = context
         self._work = work
         self._machine = machine
@@ -101,15 +109,17 @@ class Builder:
 
     def _stage(self, stage: Stage, first_arguments: Mapping[str, str]) -> Image:
         root = self._work / f"stage-{stage.name}"
-        remove_root(root)
-        base = self._base_root(expand(stage.base, first_arguments))
-        subprocess.run(["cp", "--archive", "--reflink=auto", base, root], check=True)
+        if not self._is_built:
+            remove_root(root)
+            base = self._base_root(expand(stage.base, first_arguments))
+            subprocess.run(["cp", "--archive", "--reflink=auto", base, root], check=True)
         image, arguments = Image(root), dict[str, str]()
         for instruction in stage.instructions:
-            print(f"{stage.name}: {instruction.name} {instruction.text[:150]}", flush=True)
             if instruction.name == "ARG":
                 pairs = instruction.pairs(arguments | image.variables)
                 arguments |= {key: self._given.get(key, value) for key, value in pairs.items()}
+            elif instruction.name in ("COPY", "RUN") and self._is_built:
+                continue
             elif instruction.name == "RUN":
                 self._run(image, arguments, instruction.command())
             elif instruction.name == "COPY":
@@ -135,6 +145,7 @@ class Builder:
         return base
 
     def _run(self, image: Image, arguments: Mapping[str, str], command: list[str]) -> None:
+        print(f"RUN {command[-1]}", flush=True)
         variables = dict(arguments) | image.variables | dict(self._machine.variables)
         in_root = [
             *("chroot", f"--userspec={image.user}", image.root),

@@ -20,7 +20,7 @@ from tests.tools.memory_group import MemoryGroup
 from tests.tools.waiting import wait_until
 
 # Generous: the machine may be busy with something else.
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 
 
 class RootContainer:
@@ -134,6 +134,7 @@ class RootContainer:
         return self._unshare.wait(PATIENCE_S)
 
     def kill(self) -> None:
-        """Ends it if it still runs."""
-        self._unshare.kill()
+        """Ends it if it still runs: with process 1 go all others."""
+        if self.is_running():
+            os.kill(self.pid, signal.SIGKILL)
         self._unshare.wait()
