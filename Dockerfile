@@ -45,7 +45,7 @@ RUN set -- python3.*/site-packages && cd "$1" \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
     && strip --strip-unneeded torch/lib/libtorch*.so torch/lib/libc10*.so \
     && rm -rf functorch mpmath networkx sympy torchgen/packaged nvidia/*/include \
-        hf_xet huggingface_hub _distutils_hack distutils-precedence.pth pip pip-* setuptools setuptools-* \
+        hf_xet huggingface_hub _distutils_hack distutils-precedence.pth pip pip-* setuptools setuptools-* /opt/anser/bin/pip* \
     && find . -type f \( -name '*.a' -o -name '*.pyi' \) -delete \
     && find . -type d \( -path '*/numpy/*/tests' -o -name __pycache__ \) -prune -exec rm -rf {} +
 

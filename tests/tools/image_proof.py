@@ -61,7 +61,8 @@ def main() -> None:
     )
     start = time.monotonic()
     image = builder.build(parse_dockerfile((REPOSITORY / "Dockerfile").read_text()))
-    print(f"\nbuilt for linux/{architecture()} in {time.monotonic() - start:.0f} s")
+    if not arguments.built:
+        print(f"\nbuilt for linux/{architecture()} in {time.monotonic() - start:.0f} s")
     for stage, num_bytes in builder.sizes().items():
         print(f"size of stage {stage}: {num_bytes / 1e6:.0f} MB")
     _print_parts(image)
