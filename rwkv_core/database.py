@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -23,6 +24,17 @@ def use_write_ahead_log(connection: sqlite3.Connection) -> None:
             if not tries_left or "locked" not in str(error):
                 raise
             time.sleep(_OPEN_PAUSE_S)
+
+
+class OtherVersionError(sqlite3.DatabaseError):
+    """A database that another version of Anser made, and that only it can use: to be left alone."""
+
+    def __init__(self, path: str | os.PathLike[str], version: int, expected: int) -> None:
+        super().__init__(
+            f"{os.fspath(path)} was made by another version of Anser (format {version}, not "
+            f"{expected}) and is left as it is; set ANSER_STATES to another folder, or run that "
+            "version"
+        )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from rwkv_core.formulas import Weights, is_matrix
 from rwkv_core.kernel_executor import KernelExecutor, can_run
 from rwkv_core.kernels import native
 from rwkv_core.kernels.interface import Native
-from rwkv_core.memory import available_bytes, require_memory
+from rwkv_core.memory import available_bytes, require_memory, tightest_limit
 from rwkv_core.model import Model
 from rwkv_core.tokenizer import HuggingFaceTokenizer, Tokenizer, WorldTokenizer
 from rwkv_core.torch_executor import TorchExecutor
@@ -128,6 +128,7 @@ def _require_memory(checkpoint: Checkpoint, matrix_dtype: torch.dtype | None) ->
         other_bytes=other_bytes,
         num_parameters=sum(num_values.values()),
         available=available_bytes(),
+        group_limit=tightest_limit(),
         stays_packed=matrix_dtype is None,
     )
 

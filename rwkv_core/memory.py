@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rwkv_core.errors import ModelTooLargeError
@@ -24,6 +25,14 @@ BITS_PER_PARAMETER = {
 _MARGIN = 10**8
 
 
+@dataclass(frozen=True)
+class GroupLimit:
+    """The limit of a control group, and what of it this process may still take, in bytes."""
+
+    num_bytes: int
+    available: int
+
+
 def require_memory(
     path: str | os.PathLike[str],
     *,
@@ -32,6 +41,7 @@ def require_memory(
     other_bytes: int,
     num_parameters: int,
     available: int | None,
+    group_limit: GroupLimit | None = None,
     stays_packed: bool = True,
 ) -> None:
     """Raises ModelTooLargeError if the model at `path` does not fit; call it before allocating.
@@ -39,14 +49,20 @@ def require_memory(
     `weight_bytes` is what the `num_parameters` weights will take in memory, most of them as
     `type_name` ("F16", "Q8_0"); `other_bytes` is everything beside them at the worst moment, which
     does not depend on the type. `available` is what `available_bytes` says; None, unknown, lets
-    everything pass. The error says how much is needed, how much there is, and the best quantization
-    that would fit. `stays_packed` False means that quantized weights are expanded when they are
-    loaded, so that none helps.
+    everything pass. The error says how much is needed, how much there is, what `tightest_limit` set
+    it, and the best quantization that would fit. `stays_packed` False means that quantized weights
+    are expanded when they are loaded, so that none helps.
     """
     needed = weight_bytes + other_bytes
     if available is None or needed <= available:
         return
+    free = f"{_size(available)} are free"
     remedy = "close other programs or use a smaller model"
+    if group_limit is not None:
+        free += f" of the {_size(group_limit.num_bytes)} that this container or service may take"
+        remedy = (
+            "raise that limit (docker run --memory, mem_limit, MemoryMax) or use a smaller model"
+        )
     for name, bits in BITS_PER_PARAMETER.items():
         quantized = int(num_parameters * bits / 8) + other_bytes
         if stays_packed and quantized + _MARGIN <= available:
@@ -57,8 +73,7 @@ def require_memory(
             break
     raise ModelTooLargeError(
         path,
-        f"needs {_size(needed, round_up=True)} of memory in {type_name}, but only "
-        f"{_size(available)} are free; {remedy}",
+        f"needs {_size(needed, round_up=True)} of memory in {type_name}, but only {free}; {remedy}",
         missing=needed - available,
     )
 
@@ -70,15 +85,25 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     service) has a limit; file cache counts as available. None on other systems. `root` holds the
     `proc` and `sys` to read.
     """
-    in_system = _number_after("MemAvailable:", root / "proc/meminfo")
-    if in_system is None:
+    in_system = _in_system(root)
+    limit = tightest_limit(root)
+    return in_system if limit is None else limit.available
+
+
+def tightest_limit(root: Path = Path("/")) -> GroupLimit | None:
+    """The control group that leaves this process the least, if it is less than the system does."""
+    in_system = _in_system(root)
+    limits = [found for each in _control_groups(root) if (found := _limit_of(each)) is not None]
+    tightest = min(limits, key=lambda limit: limit.available, default=None)
+    if in_system is None or tightest is None or tightest.available >= in_system:
         return None
-    available = in_system * 1024
-    for folder in _control_groups(root):
-        in_group = _available_in_group(folder)
-        if in_group is not None:
-            available = min(available, in_group)
-    return available
+    return tightest
+
+
+def _in_system(root: Path) -> int | None:
+    """What the system says is available, control groups aside; None if it does not."""
+    available = _number_after("MemAvailable:", root / "proc/meminfo")
+    return None if available is None else available * 1024
 
 
 def _control_groups(root: Path) -> Iterator[Path]:
@@ -109,8 +134,8 @@ def _memory_mounts(root: Path) -> Iterator[tuple[bool, PurePosixPath, Path]]:
             yield kind == "cgroup2", PurePosixPath(mounted), root / folder.lstrip("/")
 
 
-def _available_in_group(folder: Path) -> int | None:
-    """What is left of a group's limit, its file cache included; None if it has no limit."""
+def _limit_of(folder: Path) -> GroupLimit | None:
+    """A group's limit; what is left of it includes its file cache. None if it has no limit."""
     for limit_name, usage_name, prefix in (
         ("memory.max", "memory.current", ""),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),  # version 1
@@ -121,7 +146,7 @@ def _available_in_group(folder: Path) -> int | None:
             continue
         for kind in ("inactive_file", "active_file"):
             usage -= _number_after(f"{prefix}{kind} ", folder / "memory.stat") or 0
-        return max(limit - max(usage, 0), 0)
+        return GroupLimit(limit, max(limit - max(usage, 0), 0))
     return None
 
 

@@ -78,6 +78,10 @@ class DiskFolder:
     def totals(self) -> Totals:
         return self._index.totals()
 
+    def num_foreign(self, key: ModelKey) -> int:
+        """How many there are if none is of this model, as this machine computes it; else 0."""
+        return 0 if self._index.has_any(key.hex) else self._index.totals().num_rows
+
     def longest(
         self, key: ModelKey, digests: PrefixDigests, longer_than: int, at_most: int
     ) -> Row | None:

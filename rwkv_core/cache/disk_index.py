@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from rwkv_core.cache.snapshot import SnapshotKind
 from rwkv_core.cache.tokens import ANCHOR_TOKENS, PrefixDigests
-from rwkv_core.database import transaction, use_write_ahead_log
+from rwkv_core.database import OtherVersionError, transaction, use_write_ahead_log
 
 _VERSION = 1
 
@@ -82,10 +82,11 @@ class DiskIndex:
     def __init__(self, path: Path, timeout_s: float, *, is_read_only: bool = False) -> None:
         """Makes the database if there is none. `timeout_s` is how long a method waits for others.
 
-        Raises sqlite3.DatabaseError, none of its subclasses, when the file is damaged or of another
-        version. `is_read_only` is for a disk that is: what was not yet in the file itself is
-        missed then.
+        Raises sqlite3.DatabaseError, none of its subclasses, when the file is damaged, and
+        OtherVersionError. `is_read_only` is for a disk that is: what was not yet in the file itself
+        is missed then.
         """
+        self._path = path
         uri = f"file:{quote(str(path))}{'?immutable=1' if is_read_only else ''}"
         self._connection = sqlite3.connect(
             uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False
@@ -181,6 +182,12 @@ class DiskIndex:
         found = {is_superseded: num_bytes for is_superseded, num_bytes, _ in rows}
         return Totals(found.get(1, 0), found.get(0, 0), sum(count for _, _, count in rows))
 
+    def has_any(self, model: str) -> bool:
+        ((is_so,),) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM snapshots WHERE model = ?)", (model,)
+        )
+        return bool(is_so)
+
     def least_recently_used(self, *, is_superseded: bool) -> tuple[str, int]:
         """File and bytes of one of those, of which there is one."""
         ((file, num_bytes),) = self._connection.execute(
@@ -220,7 +227,7 @@ class DiskIndex:
 
     def _check(self) -> None:
         if self._version() != _VERSION:
-            raise sqlite3.DatabaseError(f"its version is {self._version()}, not {_VERSION}")
+            raise OtherVersionError(self._path, self._version(), _VERSION)
         ((problem,),) = self._connection.execute("PRAGMA quick_check(1)")
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)

@@ -240,6 +240,15 @@ class DiskTier:
                 num_dropped=self._num_dropped,
             )
 
+    def num_foreign(self, key: ModelKey) -> int:
+        """How many snapshots there are if none is of this model, as it is computed here; else 0."""
+        with self._reading:
+            try:
+                return self._reader.num_foreign(key) if self._reader else 0
+            except sqlite3.Error as error:
+                self._warn_once(INDEX_NAME, error)
+                return 0
+
     # Reading
 
     def _longest_waiting(

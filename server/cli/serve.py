@@ -6,14 +6,13 @@ import argparse
 import os
 import signal
 import socket
-import tempfile
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 from server.cli.errors import CommandError
+from server.cli.folders import check_models_folder, reason
 from server.settings.model import SettingsError
 from server.settings.sources import Given, read_settings
 from server.settings.table import FILE_VARIABLE, IGNORED, SETTINGS, Kind, Setting
@@ -103,26 +102,13 @@ def _leave_on_signals() -> None:
         signal.signal(number, leave)
 
 
-def check_models_folder(folder: Path) -> None:
-    """Makes the folder. Raises CommandError when models could not be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise CommandError(
-            f"{folder}: cannot keep models there ({_reason(error)}); "
-            "make it writable, or set OLLAMA_MODELS to another folder"
-        ) from error
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises CommandError naming the address and the remedy."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise CommandError(
-            f"cannot find the address {host} ({_reason(error)}); "
+            f"cannot find the address {host} ({reason(error)}); "
             "set OLLAMA_HOST to one of this machine"
         ) from error
     # A name such as localhost may stand for both families: clients try the older first.
@@ -136,11 +122,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise CommandError(
-            f"cannot listen on {host}:{port} ({_reason(error)}); "
+            f"cannot listen on {host}:{port} ({reason(error)}); "
             "if a server runs there already use that one, or set OLLAMA_HOST to another address"
         ) from error
     return listener
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -17,6 +17,7 @@ import uvicorn
 from server.access.http_protocol import protocol_with_timeout
 from server.app import create_app
 from server.cli.allocator import keep_heap_small
+from server.cli.folders import states_remark
 from server.logs import configure_logging
 from server.settings import Settings
 from server.settings.sources import remarks
@@ -26,8 +27,9 @@ log = logging.getLogger("anser.server")
 # How long replies in flight get to send their last line.
 _GRACE_S = 1
 # For the pass that the model is in, which cannot be interrupted, and then for writing the states
-# that are not on disk yet, which a server that stops gives five seconds. Most often both take none.
-_LAST_S = 6.0
+# that are not on disk yet, which a server that stops gives three seconds. Most often both take
+# none. With the grace it is less than the five seconds that a server may take to end.
+_LAST_S = 3.8
 _KEEP_CONNECTION_S = 120
 
 
@@ -39,8 +41,10 @@ def serve(settings: Settings, listener: socket.socket, *, is_child: bool) -> boo
     configure_logging(is_debug=settings.is_debug)
     if not (settings.listens_on_loopback or settings.api_keys):
         log.warning("everyone who reaches this address may call; ANSER_API_KEY keeps others out")
-    for remark in remarks():
-        log.info("%s", remark)
+    for each in remarks():
+        log.info("%s", each)
+    if (remark := states_remark(settings.states)) is not None:
+        log.warning("%s", remark)
     keep_heap_small()
     server = _Server(settings, _announcement(settings, is_child))
     if is_child:

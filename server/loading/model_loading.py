@@ -51,7 +51,7 @@ from server.wire.errors import ApiError
 log = logging.getLogger(__name__)
 
 # How long a server that stops writes states that are not on disk yet.
-_LAST_WRITES_S = 5.0
+_LAST_WRITES_S = 3.0
 # How long the weights of an engine that has ended may be in the hands of requests that end: of
 # those that come to their end, and at most.
 _HANDLERS_S = 0.2
@@ -197,6 +197,12 @@ class ModelLoader:
         available = available_bytes()
         self._rebalance()
         memory, disk = self._open_states()
+        if disk is not None and (num_foreign := disk.num_foreign(key)):
+            log.info(
+                "none of the %d states in %s is of %s as it is computed here: another model, "
+                "version of Anser or processor made them; they stay until room is needed",
+                num_foreign, disk.folder, stored.name.shortest,
+            )  # fmt: skip
         cache = StateCache(key, memory, disk)
         self._metrics.caches.add(cache)
         state_bytes = State.nbytes_of(model.config)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwkv_core.database import transaction, use_write_ahead_log
+from rwkv_core.database import OtherVersionError, transaction, use_write_ahead_log
 from rwkv_core.errors import AnserError
 
 log = logging.getLogger(__name__)
@@ -333,7 +333,7 @@ def _connect(path: str) -> sqlite3.Connection:
                     connection.execute(table)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
-                raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
+                raise OtherVersionError(path, version, _VERSION)
             ((count,),) = connection.execute(
                 "SELECT count(*) FROM sqlite_master WHERE name IN ('messages', 'sessions')"
             )

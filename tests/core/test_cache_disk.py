@@ -445,12 +445,33 @@ def test_an_index_that_is_lost_is_made_again_from_the_files(
         assert [found(tier, text) for text in texts] == [len(text) for text in texts]
 
 
-def test_an_index_of_another_version_is_made_again(tmp_path: Path) -> None:
+def test_an_index_of_another_version_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write(tmp_path, [1, 2])
-    with closing(sqlite3.connect(tmp_path / INDEX_NAME)) as connection:
+    index = tmp_path / INDEX_NAME
+    with closing(sqlite3.connect(index)) as connection:
         connection.execute("PRAGMA user_version = 99")
     with opened(tmp_path) as tier:
+        put(tier, [3])
+        assert found(tier, [1, 2]) == 0
+    (record,) = caplog.records
+    assert f"{index} was made by another version of Anser (format 99, not 1)" in record.message
+    assert "set ANSER_STATES" in record.message
+    with closing(sqlite3.connect(index)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    with opened(tmp_path) as tier:
         assert found(tier, [1, 2]) == 2
+
+
+def test_states_of_other_models_only(tmp_path: Path) -> None:
+    write(tmp_path, [1, 2], [3])
+    other = replace(KEY, numerics="c" * 64)
+    with opened(tmp_path) as tier:
+        assert (tier.num_foreign(KEY), tier.num_foreign(other)) == (0, 2)
+        put(tier, [4], key=other)
+        assert tier.flush(30)
+        assert tier.num_foreign(other) == 0
 
 
 # What killed processes leave

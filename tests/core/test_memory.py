@@ -8,7 +8,13 @@ import pytest
 
 from rwkv_core.checkpoint.recipes import RECIPES
 from rwkv_core.errors import CheckpointError, ModelTooLargeError
-from rwkv_core.memory import BITS_PER_PARAMETER, available_bytes, require_memory
+from rwkv_core.memory import (
+    BITS_PER_PARAMETER,
+    GroupLimit,
+    available_bytes,
+    require_memory,
+    tightest_limit,
+)
 
 GIB = 1 << 30
 UNLIMITED_V1 = "9223372036854771712\n"
@@ -132,7 +138,30 @@ def test_damaged_files_say_nothing(tmp_path: Path) -> None:
     assert available_bytes(tmp_path) == 8 * GIB
 
 
-def refusal(available: int, *, weight_bytes: int = 5_896_000_000, stays_packed: bool = True) -> str:
+def test_the_tightest_limit_is_named(tmp_path: Path) -> None:
+    make_system(tmp_path, mounts=V2_MOUNT, groups="0::/anser.slice/anser.service\n")
+    groups = tmp_path / "sys/fs/cgroup"
+    make_group(groups / "anser.slice", f"{3 * GIB}\n", 2 * GIB)
+    make_group(groups / "anser.slice/anser.service", f"{4 * GIB}\n", 2 * GIB)
+    limit = tightest_limit(tmp_path)
+    assert limit == GroupLimit(3 * GIB, GIB)
+    assert refusal(limit.available, group_limit=limit) == (
+        "g1.gguf: needs 6.3 GB of memory in F16, but only 1.0 GB are free of the 3.2 GB that this "
+        "container or service may take; raise that limit (docker run --memory, mem_limit, "
+        "MemoryMax) or use a smaller model"
+    )
+    make_group(groups / "anser.slice", f"{30 * GIB}\n", 2 * GIB)
+    make_group(groups / "anser.slice/anser.service", "max\n", 2 * GIB)
+    assert tightest_limit(tmp_path) is None  # the system leaves less
+
+
+def refusal(
+    available: int,
+    *,
+    weight_bytes: int = 5_896_000_000,
+    group_limit: GroupLimit | None = None,
+    stays_packed: bool = True,
+) -> str:
     with pytest.raises(ModelTooLargeError) as caught:
         require_memory(
             "g1.gguf",
@@ -141,6 +170,7 @@ def refusal(available: int, *, weight_bytes: int = 5_896_000_000, stays_packed: 
             other_bytes=400_000_000,
             num_parameters=2_948_000_000,
             available=available,
+            group_limit=group_limit,
             stays_packed=stays_packed,
         )
     assert isinstance(caught.value, CheckpointError)
