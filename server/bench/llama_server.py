@@ -23,6 +23,7 @@ from server.cli.errors import CommandError
 
 _START_TIMEOUT_S = 600.0  # to read a large file from a slow disk
 _STOP_TIMEOUT_S = 3.0
+_PROBE_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 _EVENT = b"data: "
 
@@ -54,7 +55,7 @@ class LlamaServer:
 
     def is_up(self) -> bool:
         try:
-            return self._http.get("/health", timeout=_STOP_TIMEOUT_S).status_code == httpx.codes.OK
+            return self._http.get("/health", timeout=_PROBE_TIMEOUT_S).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -99,6 +100,9 @@ class LlamaServer:
 
     def wait_until_idle(self) -> None:
         """It is when it has answered."""
+
+    def state_bytes(self) -> None:
+        """It does not tell."""
 
     def _events(self, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         with self._http.stream("POST", "/v1/chat/completions", json=request) as response:
@@ -166,7 +170,10 @@ def _wait_until_up(
         time.sleep(_POLL_S)
     lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
     said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    raise CommandError(f"--peer {path}: ended with exit code {child.returncode}: {said}")
+    raise CommandError(
+        f"--peer {path}: ended with exit code {child.returncode} ({said}); "
+        "name a llama-server that can read the file"
+    )
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

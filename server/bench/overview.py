@@ -17,17 +17,20 @@ from server.bench.results import Reply
 
 @dataclass(frozen=True)
 class TurnSample:
-    """A turn of one chat. `memory` is the server's after it."""
+    """A turn of one chat. `memory` is the server's after it, `state_bytes` of it are states; None
+    where the server does not tell.
+    """
 
     reply: Reply
     memory: ProcessMemory
+    state_bytes: int | None
 
 
 @dataclass(frozen=True)
 class TurnFigures:
     """A turn of several chats: medians of them. None is what no chat could tell.
 
-    `resident_bytes` are the most after any of them.
+    `resident_bytes` and `state_bytes` are those of the first, before which the server had no chat.
     """
 
     number: int
@@ -37,6 +40,7 @@ class TurnFigures:
     prefill_rate: float | None
     decode_rate: float | None
     resident_bytes: int | None
+    state_bytes: int | None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -47,6 +51,7 @@ class TurnFigures:
             "prefill_tokens_per_s": self.prefill_rate,
             "decode_tokens_per_s": self.decode_rate,
             "resident_bytes": self.resident_bytes,
+            "state_bytes": self.state_bytes,
         }
 
 
@@ -123,7 +128,6 @@ class OverviewResult:
 
 def _figures(number: int, samples: Sequence[TurnSample]) -> TurnFigures:
     replies = [sample.reply for sample in samples]
-    resident = [sample.memory.now for sample in samples]
     return TurnFigures(
         number,
         num_read=statistics.median_low(reply.num_read for reply in replies),
@@ -131,7 +135,8 @@ def _figures(number: int, samples: Sequence[TurnSample]) -> TurnFigures:
         first_token_s=statistics.median(reply.first_s for reply in replies),
         prefill_rate=_median(reply.prefill_rate for reply in replies),
         decode_rate=_median(reply.decode_rate for reply in replies),
-        resident_bytes=max((each for each in resident if each is not None), default=None),
+        resident_bytes=samples[0].memory.now,
+        state_bytes=samples[0].state_bytes,
     )
 
 

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH = 0.8
 
-_CURVES: Sequence[tuple[str, Callable[[TurnFigures], float | None]]] = (
-    ("time to first token, ms", lambda turn: turn.first_token_s * 1e3),
-    ("decode, tokens/s", lambda turn: turn.decode_rate),
-    ("resident memory, MB", lambda turn: _megabytes(turn.resident_bytes)),
+_Value = Callable[[TurnFigures], float | None]
+
+# Titles, values, and whether models differ in them a hundredfold.
+_CURVES: Sequence[tuple[str, _Value, bool]] = (
+    ("time to first token, ms", lambda turn: turn.first_token_s * 1e3, True),
+    ("decode, tokens/s", lambda turn: turn.decode_rate, True),
+    ("resident memory, MB", lambda turn: _megabytes(turn.resident_bytes), False),
 )
 
 
@@ -25,9 +28,14 @@ def draw_overview(results: Sequence[OverviewResult], path: str) -> None:
     figure = new_figure()
     bars, *panels = figure.subplots(2, 2).flatten()
     _draw_memory(bars, results)
-    for axes, (title, value) in zip(panels, _CURVES, strict=True):
+    for axes, (title, value, is_log) in zip(panels, _CURVES, strict=True):
         _draw_curves(axes, results, value)
         axes.set_title(title)
+        if is_log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_ylim(bottom=0)
     panels[0].legend(fontsize="small")
     save(figure, path)
 
@@ -53,10 +61,10 @@ def _draw_memory(axes: Axes, results: Sequence[OverviewResult]) -> None:
     axes.legend(fontsize="small")
 
 
-def _draw_curves(
-    axes: Axes, results: Sequence[OverviewResult], value: Callable[[TurnFigures], float | None]
-) -> None:
+def _draw_curves(axes: Axes, results: Sequence[OverviewResult], value: _Value) -> None:
     """A curve for each model, and in its colour a dashed one for the peer's."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
     for index, result in enumerate(results):
         for server, style in ((result.ours, "-"), (result.peer, "--")):
             if server:
@@ -70,7 +78,7 @@ def _draw_curves(
                     label=_label(result, server),
                 )
     axes.set_xlabel("turn")
-    axes.set_yscale("log")  # models differ a hundredfold
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, which="both")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rwkv_core.bench.tables import Column, Table
@@ -14,8 +14,9 @@ _SHOWN_TURNS = (1, 3, 6, 10, 30, 60, 100, 300, 600, 1000)
 
 NOTES = (
     "Over HTTP, greedy, without drafts and thinking; medians of the chats. Resident: memory of the "
-    "server's process, with the model loaded and used once, or after the turn; peak: the most it "
-    "ever was. State: of one chat, whatever its length."
+    "server's process, with the model loaded and used once, or after a turn of the first chat; the "
+    "states in it are kept for turns to come, within a budget. Peak: the most that was resident. "
+    "State: of one chat, whatever its length."
 )
 
 
@@ -55,11 +56,20 @@ def turn_table(*, has_peer: bool, label_width: int) -> Table[TurnRow]:
     columns: list[Column[TurnRow]] = [
         Column("model", lambda row: row.label, label_width, is_number=False),
         Column("turn", lambda row: str(row.ours.number)),
-        *_figure_columns("", lambda row: row.ours),
+        Column("read, tokens", lambda row: str(row.ours.num_read)),
+        Column("prefill, tokens/s", lambda row: as_rate(row.ours.prefill_rate)),
+        Column("decode, tokens/s", lambda row: as_rate(row.ours.decode_rate)),
+        Column("resident, MB", lambda row: as_mb(row.ours.resident_bytes)),
+        Column("of it states, MB", lambda row: as_mb(row.ours.state_bytes)),
     ]
     if has_peer:
-        columns += _figure_columns("peer's ", _peer_of)
-        columns.append(Column("decode ratio", lambda row: as_ratio(row.decode_ratio)))
+        columns += [
+            Column("peer's read", lambda row: str(_peer_of(row).num_read)),
+            Column("peer's prefill", lambda row: as_rate(_peer_of(row).prefill_rate)),
+            Column("peer's decode", lambda row: as_rate(_peer_of(row).decode_rate)),
+            Column("decode ratio", lambda row: as_ratio(row.decode_ratio)),
+            Column("peer's resident", lambda row: as_mb(_peer_of(row).resident_bytes)),
+        ]
     return Table(columns)
 
 
@@ -76,8 +86,8 @@ def memory_table(results: Sequence[OverviewResult]) -> Table[OverviewResult]:
     ]
     if any(result.peer for result in results):
         columns += [
-            Column("peer's resident, MB", lambda each: as_mb(_loaded_of(each.peer))),
-            Column("peer's peak, MB", lambda each: as_mb(_peak_of(each.peer))),
+            Column("peer's resident", lambda each: as_mb(_loaded_of(each.peer))),
+            Column("peer's peak", lambda each: as_mb(_peak_of(each.peer))),
         ]
     return Table(columns)
 
@@ -95,21 +105,13 @@ def first_token_table(results: Sequence[OverviewResult]) -> Table[FirstTokenRow]
     """A row for each model and server, a column for each turn; some turns of a long chat."""
     num_turns = results[0].num_turns
     numbers = range(1, num_turns + 1) if num_turns <= 10 else shown_turns(num_turns)
+    names = max(len(row.server.name) for row in first_token_rows(results))
     columns: list[Column[FirstTokenRow]] = [
         Column("first token, ms", lambda row: row.label, _width(results), is_number=False),
-        Column("server", lambda row: row.server.name, is_number=False),
+        Column("server", lambda row: row.server.name, names, is_number=False),
     ]
     columns += [_first_token_column(number) for number in numbers]
     return Table(columns)
-
-
-def _figure_columns(whose: str, figures: Callable[[TurnRow], TurnFigures]) -> list[Column[TurnRow]]:
-    return [
-        Column(f"{whose}read, tokens", lambda row: str(figures(row).num_read)),
-        Column(f"{whose}prefill, tokens/s", lambda row: as_rate(figures(row).prefill_rate)),
-        Column(f"{whose}decode, tokens/s", lambda row: as_rate(figures(row).decode_rate)),
-        Column(f"{whose}resident, MB", lambda row: as_mb(figures(row).resident_bytes)),
-    ]
 
 
 def _peer_of(row: TurnRow) -> TurnFigures:

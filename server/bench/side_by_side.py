@@ -26,6 +26,9 @@ class Player(Protocol):
 
     def wait_until_idle(self) -> None: ...
 
+    def state_bytes(self) -> int | None:
+        """Memory that the states of chats take; None from a server that does not tell."""
+
 
 class OwnPlayer:
     """Anser's server of process `pid`; it does not think."""
@@ -42,6 +45,9 @@ class OwnPlayer:
 
     def wait_until_idle(self) -> None:
         self._asker.wait_until_idle()
+
+    def state_bytes(self) -> int:
+        return self._asker.memory().state_bytes
 
 
 @dataclass(frozen=True)
@@ -92,4 +98,5 @@ class _Chat:
         reply = self._player.ask(self._messages)
         self._messages.append({"role": "assistant", "content": reply.content})
         self._player.wait_until_idle()  # what is read ahead takes memory, and the others' time
-        self.samples.append(TurnSample(reply, memory_of(self._player.pid)))
+        memory = memory_of(self._player.pid)
+        self.samples.append(TurnSample(reply, memory, self._player.state_bytes()))

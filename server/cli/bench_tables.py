@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from rwkv_core.checkpoint import open_checkpoint, read_config
 from rwkv_core.state import State
 from server.bench.asking import Asker
 from server.bench.conversation import script_of
-from server.bench.llama_server import check_peer, llama_server
+from server.bench.llama_server import LlamaServer, check_peer, llama_server
 from server.bench.overview import ModelFacts, OverviewResult, ServerResult
 from server.bench.overview_plot import draw_overview
 from server.bench.overview_tables import (
@@ -89,33 +89,37 @@ def _measure(
         prepared = stack.enter_context(prepared_model(model, arguments, {}, status))
         stored = _stored(prepared)
         facts = _facts(model.label, stored, _num_threads(arguments))
+        players: list[Player] = []
+        names = ["Anser"]
+        if arguments.peer is not None:
+            # First, as it may be none.
+            status.show("loading, the peer")
+            peer = _peer(arguments.peer, stored, facts, script.num_predict, prepared.folder)
+            players.append(stack.enter_context(peer))
+            names.append(Path(arguments.peer).name)
         status.show("loading")
         server = stack.enter_context(served(prepared))
         asker = Asker(server.client, prepared.name, script.num_predict, has_drafts=False)
-        players: list[Player] = [OwnPlayer(asker, server.pid)]
-        names = ["Anser"]
-        loaded = [loaded_memory(players[0])]
-        if arguments.peer is not None:
-            status.show("loading, the peer")
-            options = {
-                "temperature": 0,
-                "seed": 1,
-                "max_tokens": script.num_predict,
-                "stop": stored.prompt_format.stops,
-            }
-            peer = llama_server(
-                arguments.peer,
-                stored.path,
-                num_threads=facts.num_threads,
-                options=options,
-                folder=prepared.folder,
-            )
-            players.append(stack.enter_context(peer))
-            names.append(Path(arguments.peer).name)
-            loaded.append(loaded_memory(players[1]))
+        players.insert(0, OwnPlayer(asker, server.pid))
+        loaded = [loaded_memory(player) for player in players]
         played = play_side_by_side(players, plan, status.show)
     ours, *others = map(ServerResult, names, loaded, played)
     return OverviewResult(facts, ours, others[0] if others else None)
+
+
+def _peer(
+    path: str, stored: StoredModel, facts: ModelFacts, num_predict: int, folder: Path
+) -> AbstractContextManager[LlamaServer]:
+    """The peer's server of the same file, with replies that end as ours do."""
+    options = {
+        "temperature": 0,
+        "seed": 1,
+        "max_tokens": num_predict,
+        "stop": stored.prompt_format.stops,
+    }
+    return llama_server(
+        path, stored.path, num_threads=facts.num_threads, options=options, folder=folder
+    )
 
 
 def _stored(prepared: PreparedModel) -> StoredModel:
