@@ -65,31 +65,8 @@ class LlamaServer:
 
     def ask(self, messages: Sequence[Message]) -> Reply:
         """Raises CommandError when the server fails, or says nothing at all."""
-        request = {**self._options, "messages": messages, "stream": True}
-        begin = time.perf_counter()
-        contents, times = [], []
-        timings: Mapping[str, Any] | None = None
         try:
-            for event in self._events(request):
-                for choice in event.get("choices") or ():
-                    if text := choice["delta"].get("content"):
-                        times.append(time.perf_counter())
-                        contents.append(text)
-                timings = event.get("timings", timings)
-            if not times or timings is None:
-                raise CommandError(f"--peer {self._peer}: sent no text, or no timings after it")
-            return Reply(
-                content="".join(contents),
-                thinking="",
-                num_prompt_tokens=timings["cache_n"] + timings["prompt_n"],
-                num_cached_tokens=timings["cache_n"],
-                num_tokens=timings["predicted_n"],
-                begin_s=begin,
-                first_s=times[0] - begin,
-                gaps_s=tuple(later - earlier for earlier, later in pairwise(times)),
-                prefill_s=timings["prompt_ms"] / 1e3,
-                decode_s=timings["predicted_ms"] / 1e3,
-            )
+            return self._measured(self._prompt(messages))
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise CommandError(f"--peer {self._peer}: does not answer ({reason})") from error
@@ -104,15 +81,53 @@ class LlamaServer:
     def state_bytes(self) -> None:
         """It does not tell."""
 
+    def _prompt(self, messages: Sequence[Message]) -> str:
+        """As the file's own template has it."""
+        # Its chat endpoint would also look for calls of tools and thoughts in the reply, and fails
+        # where what a model says has no form, as with random weights.
+        response = self._http.post("/apply-template", json={"messages": messages})
+        self._check(response)
+        prompt: str = response.json()["prompt"]
+        return prompt
+
+    def _measured(self, prompt: str) -> Reply:
+        begin = time.perf_counter()
+        contents, times = [], []
+        timings: Mapping[str, Any] | None = None
+        for event in self._events({**self._options, "prompt": prompt, "stream": True}):
+            if text := event["content"]:
+                times.append(time.perf_counter())
+                contents.append(text)
+            timings = event.get("timings", timings)
+        if not times or timings is None:
+            raise CommandError(f"--peer {self._peer}: sent no text, or no timings after it")
+        return Reply(
+            content="".join(contents),
+            thinking="",
+            num_prompt_tokens=timings["cache_n"] + timings["prompt_n"],
+            num_cached_tokens=timings["cache_n"],
+            num_tokens=timings["predicted_n"],
+            begin_s=begin,
+            first_s=times[0] - begin,
+            gaps_s=tuple(later - earlier for earlier, later in pairwise(times)),
+            prefill_s=timings["prompt_ms"] / 1e3,
+            decode_s=timings["predicted_ms"] / 1e3,
+        )
+
     def _events(self, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        with self._http.stream("POST", "/v1/chat/completions", json=request) as response:
-            if response.status_code != httpx.codes.OK:
-                words = response.read().decode(errors="replace").replace("\n", " ")
-                raise CommandError(f"--peer {self._peer}: {response.status_code}: {words}")
+        with self._http.stream("POST", "/completion", json=request) as response:
+            self._check(response)
             for line in lines_of(response):
                 if line.startswith(_EVENT + b"{"):
                     event: Mapping[str, Any] = json.loads(line.removeprefix(_EVENT))
+                    if "error" in event:
+                        raise CommandError(f"--peer {self._peer}: {event['error']}")
                     yield event
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code != httpx.codes.OK:
+            words = response.read().decode(errors="replace").replace("\n", " ")
+            raise CommandError(f"--peer {self._peer}: {response.status_code}: {words}")
 
 
 def check_peer(path: str) -> None:

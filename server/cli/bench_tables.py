@@ -114,7 +114,7 @@ def _peer(
     options = {
         "temperature": 0,
         "seed": 1,
-        "max_tokens": num_predict,
+        "n_predict": num_predict,
         "stop": stored.prompt_format.stops,
     }
     return llama_server(
