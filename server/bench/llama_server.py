@@ -83,8 +83,7 @@ class LlamaServer:
 
     def _prompt(self, messages: Sequence[Message]) -> str:
         """As the file's own template has it."""
-        # Its chat endpoint would also look for calls of tools and thoughts in the reply, and fails
-        # where what a model says has no form, as with random weights.
+        # Its chat endpoint would also look for calls of tools and thoughts in the reply.
         response = self._http.post("/apply-template", json={"messages": messages})
         self._check(response)
         prompt: str = response.json()["prompt"]
@@ -94,7 +93,13 @@ class LlamaServer:
         begin = time.perf_counter()
         contents, times = [], []
         timings: Mapping[str, Any] | None = None
-        for event in self._events({**self._options, "prompt": prompt, "stream": True}):
+        asked = {"prompt": prompt, "stream": True, "timings_per_token": True}
+        for event in self._events({**self._options, **asked}):
+            if "error" in event:
+                # It ends like that where the last character is not whole, as with random weights.
+                if times and timings:
+                    break
+                raise CommandError(f"--peer {self._peer}: {event['error']}")
             if text := event["content"]:
                 times.append(time.perf_counter())
                 contents.append(text)
@@ -120,8 +125,6 @@ class LlamaServer:
             for line in lines_of(response):
                 if line.startswith(_EVENT + b"{"):
                     event: Mapping[str, Any] = json.loads(line.removeprefix(_EVENT))
-                    if "error" in event:
-                        raise CommandError(f"--peer {self._peer}: {event['error']}")
                     yield event
 
     def _check(self, response: httpx.Response) -> None:

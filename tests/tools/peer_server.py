@@ -33,16 +33,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        replies = [each["content"] for each in asked["messages"] if each["role"] == "assistant"]
+        if self.path == "/apply-template":
+            return self.answer(200, json.dumps({{"prompt": json.dumps(asked)}}).encode())
+        messages = json.loads(asked["prompt"])["messages"]
+        replies = [each["content"] for each in messages if each["role"] == "assistant"]
         # A chat goes on from what it has heard.
         if said[len(said) - len(replies):] != replies or not asked["stream"]:
             return self.answer(400, b"this is not the history")
         said.append(f"reply {{len(said)}}\\u2028of the peer")
-        deltas = [{{"role": "assistant", "content": None}}]
-        deltas += [{{"content": piece}} for piece in said[-1].partition("\\u2028") if piece]
-        events = [{{"choices": [{{"delta": each}}]}} for each in deltas]
-        events.append({{"choices": [{{"delta": {{}}}}], "timings": timings}})
-        lines = [json.dumps(each, ensure_ascii=False) for each in events] + ["[DONE]"]
+        events = [{{"content": each, "timings": timings}} for each in said[-1].split(" ")]
+        events[1:] = [{{**each, "content": " " + each["content"]}} for each in events[1:]]
+        # The real one does end like that where the last character is not whole.
+        is_whole = len(said) % 2
+        events.append({{"content": "", "timings": timings}} if is_whole else {{"error": {{}}}})
+        lines = [json.dumps(each, ensure_ascii=False) for each in events]
         self.answer(200, "".join(f"data: {{line}}\\n\\n" for line in lines).encode())
 
     def log_message(self, *_):
