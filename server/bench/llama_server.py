@@ -91,7 +91,8 @@ class LlamaServer:
 
     def _measured(self, prompt: str) -> Reply:
         begin = time.perf_counter()
-        contents, times = [], []
+        contents: list[str] = []
+        times: list[float] = []
         timings: Mapping[str, Any] | None = None
         asked = {"prompt": prompt, "stream": True, "timings_per_token": True}
         for event in self._events({**self._options, **asked}):
