@@ -25,6 +25,9 @@ _CURVES: Sequence[tuple[str, _Value, bool]] = (
 
 def draw_overview(results: Sequence[OverviewResult], path: str) -> None:
     """Raises CommandError when the file cannot be written."""
+    # Imported here: it takes a second, and may not be installed.
+    from matplotlib.ticker import LogFormatter  # noqa: PLC0415
+
     figure = new_figure()
     bars, *panels = figure.subplots(2, 2).flatten()
     _draw_memory(bars, results)
@@ -33,7 +36,8 @@ def draw_overview(results: Sequence[OverviewResult], path: str) -> None:
         axes.set_title(title)
         if is_log:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter())
         else:
             axes.set_ylim(bottom=0)
     panels[0].legend(fontsize="small")
