@@ -40,7 +40,8 @@ def draw_overview(results: Sequence[OverviewResult], path: str) -> None:
             axes.yaxis.set_minor_formatter(LogFormatter())
         else:
             axes.set_ylim(bottom=0)
-    panels[0].legend(fontsize="small")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
     save(figure, path)
 
 
