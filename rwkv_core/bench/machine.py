@@ -1,4 +1,4 @@
-"""What the operating system says about this process and this machine."""
+"""What the operating system says about processes and this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -24,6 +25,18 @@ def resident_bytes() -> int | None:
     return _status_bytes("VmRSS")
 
 
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Resident bytes of a process; None without Linux's /proc, or if the process has ended."""
+
+    now: int | None
+    peak: int | None  # since it began
+
+
+def memory_of(pid: int) -> ProcessMemory:
+    return ProcessMemory(_status_bytes("VmRSS", str(pid)), _status_bytes("VmHWM", str(pid)))
+
+
 def num_processors() -> int:
     """Those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -39,10 +52,10 @@ def processor_name() -> str:
     return next(values, "") or platform.processor() or platform.machine()
 
 
-def _status_bytes(key: str) -> int | None:
-    """The value of a line `key:  123 kB` of this process's status, in bytes."""
+def _status_bytes(key: str, process: str = "self") -> int | None:
+    """The value of a line `key:  123 kB` of a process's status, in bytes."""
     try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     values = (line.split()[1] for line in lines if line.startswith(f"{key}:"))

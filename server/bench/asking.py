@@ -23,11 +23,17 @@ _IDLE_TIMEOUT_S = 120.0
 class Asker:
     """A client of one model. Use one for each thread."""
 
-    def __init__(self, client: Client, model: str, num_predict: int) -> None:
-        """Replies are greedy, and have at most `num_predict` tokens."""
+    def __init__(
+        self, client: Client, model: str, num_predict: int, *, has_drafts: bool = True
+    ) -> None:
+        """Replies are greedy, and have at most `num_predict` tokens. Without drafts, each of them
+        takes a pass of its own, whatever the text is.
+        """
         self._client = client
         self._model = model
         self._options = {"temperature": 0, "seed": 1, "num_predict": num_predict}
+        if not has_drafts:
+            self._options["draft_num_predict"] = 0
 
     def can_think(self) -> bool:
         return "thinking" in self._client.show(self._model)["capabilities"]
@@ -95,5 +101,6 @@ def _measured(client: Client, request: Mapping[str, Any]) -> Reply:
         begin_s=begin,
         first_s=times[0] - begin,
         gaps_s=tuple(later - earlier for earlier, later in pairwise(times)),
+        prefill_s=final.get("prompt_eval_duration", 0) / 1e9,
         decode_s=final.get("eval_duration", 0) / 1e9,
     )

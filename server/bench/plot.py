@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.bench.results import ChatResult, Turn
 from server.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FORMATS = (".png", ".svg", ".pdf")
 _SIZE_INCHES = (11.0, 7.5)
@@ -34,11 +38,9 @@ def check_plot(path: str) -> None:
 
 def draw(results: Sequence[ChatResult], path: str) -> None:
     """Raises CommandError when the file cannot be written."""
-    # Imported here: it takes a second, and may not be installed.
-    from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    figure = new_figure()
     panels = figure.subplots(2, 2).flatten()
     for axes, (title, value) in zip(panels, _PANELS, strict=True):
         for result in results:
@@ -52,6 +54,18 @@ def draw(results: Sequence[ChatResult], path: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     panels[0].legend()
+    save(figure, path)
+
+
+def new_figure() -> Figure:
+    # Imported here: it takes a second, and may not be installed.
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    return Figure(figsize=_SIZE_INCHES, layout="constrained")
+
+
+def save(figure: Figure, path: str) -> None:
+    """Raises CommandError when the file cannot be written."""
     try:
         figure.savefig(path)
     except OSError as error:

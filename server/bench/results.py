@@ -17,7 +17,7 @@ class Reply:
     """A reply as its client saw it. `begin_s` is on a clock that all replies of a run share.
 
     `first_s` is from the request to the first text, `gaps_s` are between the pieces after it.
-    `decode_s` is what the server took for all tokens but the first.
+    `prefill_s` is what the server took for the prompt, `decode_s` for all tokens but the first.
     """
 
     content: str
@@ -28,11 +28,17 @@ class Reply:
     begin_s: float
     first_s: float
     gaps_s: tuple[float, ...]
+    prefill_s: float
     decode_s: float
 
     @property
     def num_read(self) -> int:
         return self.num_prompt_tokens - self.num_cached_tokens
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Tokens per second, of those that were read."""
+        return _rate(self.num_read, self.prefill_s)
 
     @property
     def decode_rate(self) -> float | None:

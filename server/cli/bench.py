@@ -44,22 +44,23 @@ class _Mode(Enum):
     QUALITY = "--quality"
     CHAT = "--chat"
     LOAD = "--load"
+    TABLES = "--tables"
 
 
 # The options that not every mode knows.
 _MODES_OF: Mapping[str, tuple[str, Sequence[_Mode]]] = {
     "prompt_tokens": ("-p", (_Mode.SPEED,)),
-    "decode_tokens": ("-n", (_Mode.SPEED, _Mode.CHAT, _Mode.LOAD)),
-    "repetitions": ("-r", (_Mode.SPEED,)),
+    "decode_tokens": ("-n", (_Mode.SPEED, _Mode.CHAT, _Mode.LOAD, _Mode.TABLES)),
+    "repetitions": ("-r", (_Mode.SPEED, _Mode.TABLES)),
     "batch": ("-b", (_Mode.SPEED,)),
     "long": ("--long", (_Mode.SPEED,)),
-    "peer": ("--peer", (_Mode.SPEED,)),
+    "peer": ("--peer", (_Mode.SPEED, _Mode.TABLES)),
     "text": ("--text", (_Mode.QUALITY,)),
     "reference": ("--reference", (_Mode.QUALITY,)),
-    "turns": ("--turns", (_Mode.CHAT, _Mode.LOAD)),
+    "turns": ("--turns", (_Mode.CHAT, _Mode.LOAD, _Mode.TABLES)),
     "think": ("--think", (_Mode.CHAT, _Mode.LOAD)),
     "pause": ("--pause", (_Mode.CHAT,)),
-    "plot": ("--plot", (_Mode.CHAT,)),
+    "plot": ("--plot", (_Mode.CHAT, _Mode.TABLES)),
 }
 
 
@@ -99,6 +100,7 @@ def execute(arguments: argparse.Namespace) -> int:
         _Mode.QUALITY: _bench_quality,
         _Mode.CHAT: _bench_chat,
         _Mode.LOAD: _bench_load,
+        _Mode.TABLES: _bench_tables,
     }[mode]
     with sigterm_as_exception():
         return measure(arguments, models)
@@ -136,8 +138,8 @@ def _check(arguments: argparse.Namespace, mode: _Mode) -> None:
     """Refuses options that would have no effect, and a long text that is none."""
     for name, (option, modes) in _MODES_OF.items():
         if getattr(arguments, name) is not None and mode not in modes:
-            flags = [each.value for each in modes if each.value]
-            problem = f"is only for {' and '.join(flags)}"
+            *flags, last = (each.value for each in modes)
+            problem = f"is only for {', '.join(flags)}{' and ' if flags else ''}{last}"
             if _Mode.SPEED in modes:
                 problem = f"measures speed, not {mode.value}"
             raise CommandError(f"{option} {problem}; leave one of them out")
@@ -159,6 +161,12 @@ def _bench_load(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> 
     from server.cli.bench_chat import bench_load  # noqa: PLC0415
 
     return bench_load(arguments, models)
+
+
+def _bench_tables(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> int:
+    from server.cli.bench_tables import bench_tables  # noqa: PLC0415
+
+    return bench_tables(arguments, models)
 
 
 def _bench_speed(arguments: argparse.Namespace, models: Sequence[BenchModel]) -> int:

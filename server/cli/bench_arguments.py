@@ -16,6 +16,9 @@ With --chat: chats over HTTP, with and without thinking, on a server of their ow
 reads and reuses, how soon it answers, and the server's memory.
 
 With --load N: N such chats at once, compared with each of them alone.
+
+With --tables: memory by model, and speed, memory and time to first token by turn of a chat, beside
+llama.cpp's server if --peer names one.
 """
 
 
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for short, dest, help in (
         ("-p", "prompt_tokens", "tokens of the prompt (512)"),
         ("-n", "decode_tokens", "tokens to decode (64), or the most that a reply may have"),
-        ("-r", "repetitions", "repetitions of each measurement (3)"),
+        ("-r", "repetitions", "repetitions of each measurement, or chats with --tables (3)"),
         ("-t", "threads", "threads (default: the physical cores)"),
         ("-b", "batch", "decode so many sequences at once, too"),
         ("--long", "long", "decode after 100 and after so many tokens of text, too"),
@@ -40,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--isa", choices=("avx512", "avx2", "portable"), help="use no better instruction set"
     )
     parser.add_argument(
-        "--peer", metavar="FILE", help="a llama-bench to run by turns on the same model"
+        "--peer",
+        metavar="FILE",
+        help="a llama-bench to run by turns on the same model; with --tables: a llama-server",
     )
     parser.add_argument("--quality", action="store_true", help="measure quality, not speed")
     parser.add_argument("--text", metavar="FILE", help="with --quality: what to read")
@@ -54,10 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load", metavar="N", type=argument_types.count, help="measure N chats at once"
     )
     parser.add_argument(
+        "--tables", action="store_true", help="measure what models cost in memory and time"
+    )
+    parser.add_argument(
         "--turns",
         metavar="N,...",
         type=_turns,
-        help="with --chat: a chat of so many turns each (10,100); with --load: of each chat (10)",
+        help="with --chat: a chat of so many turns each (10,100); with --load or --tables: of each",
     )
     parser.add_argument(
         "--think",
@@ -71,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument_types.seconds,
         help="with --chat: seconds between turns (1 with thinking, else 0)",
     )
-    parser.add_argument("--plot", metavar="FILE.png", help="with --chat: draw the turns")
+    parser.add_argument("--plot", metavar="FILE.png", help="with --chat and --tables: draw it")
     parser.add_argument("--json", action="store_true", help="all numbers, one object a line")
 
 

@@ -6,10 +6,7 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_core.bench.machine import processor_name
@@ -21,10 +18,9 @@ from server.bench.plot import check_plot, draw
 from server.bench.results import ChatResult, LoadResult, Memory, Stream, Turn
 from server.bench.tables import CHAT_NOTES, chat_table, load_table, stream_table, turn_table
 from server.cli.bench import BenchModel
+from server.cli.bench_servers import prepared_model, served
 from server.cli.bench_status import Status
-from server.cli.client import Client
 from server.cli.errors import CommandError
-from server.cli.private_server import private_server
 
 _CHAT_TURNS = (10, 100)
 _LOAD_TURNS = 10
@@ -72,11 +68,11 @@ def _play_chats(
 ) -> Iterator[ChatResult]:
     script = script_of(Path(model.path), arguments.decode_tokens)
     wanted = (False, True) if arguments.think is None else (arguments.think,)
-    with status.of(model.label), _prepared(model, arguments, {}, status) as prepared:
+    with status.of(model.label), prepared_model(model, arguments, {}, status) as prepared:
         for think in wanted:
             for num_turns in arguments.turns or _CHAT_TURNS:
-                with _served(prepared) as client:
-                    asker = Asker(client, prepared.name, script.num_predict)
+                with served(prepared) as server:
+                    asker = Asker(server.client, prepared.name, script.num_predict)
                     if think and not asker.can_think():
                         status.warn(f"{model.label} cannot think: played without it only")
                         break
@@ -125,66 +121,22 @@ def _play_load(
     }
     think = bool(arguments.think)
     script = script_of(Path(model.path), arguments.decode_tokens)
-    with _prepared(model, arguments, variables, status) as prepared:
+    with prepared_model(model, arguments, variables, status) as prepared:
         status.show("loading")
-        with _served(prepared) as client:
-            if think and not Asker(client, prepared.name, 1).can_think():
+        with served(prepared) as server:
+            if think and not Asker(server.client, prepared.name, 1).can_think():
                 raise CommandError(f"{model.word}: cannot think; leave --think out")
             plan = LoadPlan(arguments.load, num_turns, think, prepared.name, script)
-            alone = play_alone(plan, client, status.show)
+            alone = play_alone(plan, server.client, status.show)
         # A new one, which knows none of the texts yet.
-        with _served(prepared) as client:
-            together = play_together(plan, client, status.show)
-            memory: Memory = Asker(client, prepared.name, 1).memory()
+        with served(prepared) as server:
+            together = play_together(plan, server.client, status.show)
+            memory: Memory = Asker(server.client, prepared.name, 1).memory()
     streams = [
         Stream(number, *replies)
         for number, replies in enumerate(zip(alone, together, strict=True), start=1)
     ]
     return LoadResult(model.label, think, num_turns, streams, memory)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A model that can be served: its name, and the environment of servers for it."""
-
-    name: str
-    variables: dict[str, str]
-    folder: Path  # for what belongs to one server
-
-
-@contextmanager
-def _prepared(
-    model: BenchModel, arguments: argparse.Namespace, variables: dict[str, str], status: Status
-) -> Iterator[_Prepared]:
-    """In a folder that is gone afterwards, with a store of its own when the model is a file."""
-    with tempfile.TemporaryDirectory(prefix="anser-bench-") as name:
-        folder = Path(name)
-        variables = {**variables, "OLLAMA_KEEP_ALIVE": "-1"}
-        for variable, value in (("ANSER_THREADS", arguments.threads), ("ANSER_ISA", arguments.isa)):
-            if value is not None:
-                variables[variable] = str(value)
-        word = model.word
-        if model.is_file:
-            # Imported here: it needs torch, which takes a second.
-            from server.bench.private_model import (  # noqa: PLC0415
-                PRIVATE_NAME,
-                add_private_model,
-            )
-
-            add_private_model(folder / "models", Path(model.path), status.show)
-            variables["OLLAMA_MODELS"] = str(folder / "models")
-            word = PRIVATE_NAME
-        yield _Prepared(word, variables, folder)
-
-
-@contextmanager
-def _served(prepared: _Prepared) -> Iterator[Client]:
-    """A client of a new server that has no states yet."""
-    with ExitStack() as stack:
-        states = stack.enter_context(tempfile.TemporaryDirectory(dir=prepared.folder))
-        variables = {**prepared.variables, "ANSER_STATES": states}
-        url = stack.enter_context(private_server(variables))
-        yield stack.enter_context(Client(url))
 
 
 def _command(arguments: argparse.Namespace) -> str:

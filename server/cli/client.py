@@ -119,7 +119,7 @@ class Client:
             if response.status_code != httpx.codes.OK:
                 response.read()
                 raise _error_of(response)
-            for line in _lines(response):
+            for line in lines_of(response):
                 chunk: Json = json.loads(line)
                 if "error" in chunk:
                     raise ServerError(str(chunk["error"]))
@@ -144,7 +144,7 @@ class Client:
             ) from error
 
 
-def _lines(response: httpx.Response) -> Iterator[bytes]:
+def lines_of(response: httpx.Response) -> Iterator[bytes]:
     """Lines split at newlines only; httpx's own would split at every Unicode line separator."""
     rest = b""
     for piece in response.iter_bytes():

@@ -34,4 +34,4 @@ def _start_private_server(stack: ExitStack, purpose: str) -> str:
     if not has_colour(sys.stderr):
         print(note, file=sys.stderr)
     with Spinner(sys.stderr, note):
-        return stack.enter_context(private_server())
+        return stack.enter_context(private_server()).url

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -32,9 +33,15 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@dataclass(frozen=True)
+class PrivateServer:
+    url: str
+    pid: int
+
+
 @contextmanager
-def private_server(variables: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Start a server, give its URL, end it on leaving. Raises CommandError saying why it cannot.
+def private_server(variables: Mapping[str, str] | None = None) -> Iterator[PrivateServer]:
+    """Start a server, end it on leaving. Raises CommandError saying why it cannot.
 
     `variables` of the environment are the server's, over those of this process.
     """
@@ -46,7 +53,7 @@ def private_server(variables: Mapping[str, str] | None = None) -> Iterator[str]:
             address = _read_address(child)
             if not address:
                 raise CommandError(f"no server could be started: {_last_line(log_path, log_size)}")
-            yield address
+            yield PrivateServer(address, child.pid)
         finally:
             _stop(child)
 

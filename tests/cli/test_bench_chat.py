@@ -85,9 +85,9 @@ def test_chats_at_once_say_what_each_says_alone(bare: Anser) -> None:
     ("words", "code", "problem"),
     [
         (("--chat", "--load", "2", "demo"), 1, "--chat and --load: measure one after the other"),
-        (("--turns", "5", "demo"), 1, "--turns is only for --chat and --load"),
+        (("--turns", "5", "demo"), 1, "--turns is only for --chat, --load and --tables"),
         (("--chat", "-p", "5", "demo"), 1, "-p measures speed, not --chat"),
-        (("--load", "2", "--plot", "a.png", "demo"), 1, "--plot is only for --chat"),
+        (("--load", "2", "--plot", "a.png", "demo"), 1, "--plot is only for --chat and --tables"),
         (("--load", "2", "--turns", "2,3", "text.gguf"), 1, "give --turns one number"),
         (("--chat", "--turns", "1", "demo"), 2, "argument --turns: a chat has at least 2 turns"),
         (("--chat", "--turns", "5,x", "demo"), 2, "argument --turns: must be a whole number"),
@@ -168,6 +168,7 @@ def reply(first_s: float, num_tokens: int = 11, decode_s: float = 1.0, **changes
         "num_cached_tokens": 10,
         "begin_s": 0.0,
         "gaps_s": (0.1,) * 10,
+        "prefill_s": 0.1,
     }
     values |= changes
     return Reply(num_tokens=num_tokens, decode_s=decode_s, first_s=first_s, **values)
