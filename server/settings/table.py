@@ -104,8 +104,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "isa", "ANSER_ISA", "", values.read_isa, "",
-        "best instruction set that the CPU kernels may use: avx512, avx2 or portable; none: the "
-        "best there is", "NAME",
+        "best instruction set that the CPU kernels may use: avx512, avx2, dotprod, neon or portable; "
+        "none: the best there is", "NAME",
     ),
     Setting(
         "kernels", "ANSER_KERNELS", "", values.read_kernels, "on",
