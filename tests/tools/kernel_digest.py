@@ -16,7 +16,6 @@ import torch
 
 from rwkv_core import kernels
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS
-from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
 from rwkv_core.demo.evaluate import EMBEDDED
 from rwkv_core.kernels.interface import Native
 from rwkv_core.loading import load_model
@@ -28,7 +27,7 @@ PROMPTS = (
     "User: Hello, who are you?\n\nAssistant:",
     "User: My name is Ada and I live in Oslo.\n\nAssistant: Hello Ada!\n\nUser: What is my name?"
     "\n\nAssistant:",
-    "User: " + "The kettle is on the stove, and the tea is in the cupboard. " * 12 + "\n\nAssistant:",
+    f"User: {'The kettle is on the stove, and the tea is in the cupboard. ' * 12}\n\nAssistant:",
 )
 NUM_NEW_TOKENS = 24
 
@@ -36,17 +35,22 @@ NUM_NEW_TOKENS = 24
 def product_digests() -> dict[str, str]:
     """By type and layout: of products with rows of every length in LENGTHS."""
     random = np.random.default_rng(7)
-    values = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
     rows = torch.from_numpy(random.standard_normal((max(LENGTHS), NUM_COLUMNS), np.float32))
     rows[:, 64:96] = 0.0
     digests = {}
     for name, layout in LAYOUTS.items():
         if not layout.is_quantized:
             continue
-        raw = quantize_blocks(name, values).reshape(-1)
+        # Any bytes, but scales below 2 and so finite: they are among the first, or the last.
+        num_blocks = NUM_ROWS * NUM_COLUMNS // layout.values_per_block
+        size = (num_blocks, layout.num_bytes(layout.values_per_block))
+        raw = random.integers(0, 256, size, np.uint8)
+        raw[:, [1, 3, -1]] &= 0xBF
         for by_columns in (False, True):
-            matrix = kernels.pack(name, raw, NUM_ROWS, NUM_COLUMNS, by_columns=by_columns, slices=2)
-            total = hashlib.sha256(raw)
+            matrix = kernels.pack(
+                name, raw.reshape(-1), NUM_ROWS, NUM_COLUMNS, by_columns=by_columns, slices=2
+            )
+            total = hashlib.sha256()
             for length in LENGTHS:
                 total.update(kernels.matmul(matrix, rows[:length]).numpy().tobytes())
             digests[f"{name} by {'columns' if by_columns else 'rows'}"] = total.hexdigest()[:16]
