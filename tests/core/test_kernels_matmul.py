@@ -151,7 +151,7 @@ def test_an_infinite_scale_is_not_hidden(native: Native, type_name: str) -> None
 
 @pytest.mark.parametrize("type_name", QUANTIZED)
 def test_instruction_sets_that_fuse_give_the_same_bits(type_name: str) -> None:
-    """Every set rounds a product and its sum once, but for "portable" where that is a library call."""
+    """Every set rounds a product and its sum once, except "portable" on x86-64."""
     extension = require_kernels()
     before = extension.isa()
     fusing = [name for name in extension.supported_isas() if name != "portable"]
