@@ -23,7 +23,7 @@ class Runtime:
     """How the measuring process computes; None leaves it to the engine."""
 
     num_threads: int | None = None
-    isa: str | None = None  # caps the instruction set: "avx512", "avx2" or "portable"
+    isa: str | None = None  # caps the instruction set: one of INSTRUCTION_SETS
 
 
 @dataclass(frozen=True)

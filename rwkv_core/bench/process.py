@@ -41,7 +41,7 @@ from rwkv_core.bench.worker import main
 main()
 """
 
-# PyTorch and its oneDNN have caps of their own; they count where PyTorch does the products.
+# PyTorch and its oneDNN have caps of their own on x86; they count where PyTorch does the products.
 _PYTORCH_CAPS = {
     "avx512": {},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -118,7 +118,7 @@ def _variables(runtime: Runtime) -> dict[str, str]:
     if runtime.num_threads is not None:
         variables["ANSER_THREADS"] = str(runtime.num_threads)
     if runtime.isa is not None:
-        variables |= {"ANSER_ISA": runtime.isa, **_PYTORCH_CAPS[runtime.isa]}
+        variables |= {"ANSER_ISA": runtime.isa, **_PYTORCH_CAPS.get(runtime.isa, {})}
     return variables
 
 

@@ -79,7 +79,7 @@ class Native(Protocol):
     SOURCE_HASH: str
 
     def isa(self) -> str:
-        """The instruction set in use: "avx512", "avx2" or "portable"."""
+        """The instruction set in use, one of `INSTRUCTION_SETS`."""
 
     def supported_isas(self) -> list[str]:
         """Those that this processor has, the best first."""

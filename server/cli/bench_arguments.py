@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from rwkv_core.instruction_sets import INSTRUCTION_SETS
 from server.cli import argument_types
 
 DESCRIPTION = """\
@@ -39,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--long", "long", "decode after 100 and after so many tokens of text, too"),
     ):
         parser.add_argument(short, dest=dest, metavar="N", type=argument_types.count, help=help)
-    parser.add_argument(
-        "--isa", choices=("avx512", "avx2", "portable"), help="use no better instruction set"
-    )
+    parser.add_argument("--isa", choices=INSTRUCTION_SETS, help="use no better instruction set")
     parser.add_argument(
         "--peer",
         metavar="FILE",

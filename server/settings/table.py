@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from rwkv_core.instruction_sets import INSTRUCTION_SETS
 from server.settings import values
 
 
@@ -104,8 +105,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "isa", "ANSER_ISA", "", values.read_isa, "",
-        "best instruction set that the CPU kernels may use: avx512, avx2 or portable; none: the "
-        "best there is", "NAME",
+        f"best instruction set that the CPU kernels may use: {', '.join(INSTRUCTION_SETS)}; none: "
+        "the best there is", "NAME",
     ),
     Setting(
         "kernels", "ANSER_KERNELS", "", values.read_kernels, "on",

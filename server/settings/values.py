@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from rwkv_core.instruction_sets import INSTRUCTION_SETS
 from server.settings.model import DEFAULT_HOST, DEFAULT_PORT
 from server.wire.durations import DurationError, keep_alive_ns, parse_duration
 
@@ -139,8 +140,8 @@ def read_threads(value: str) -> str:
 
 
 def read_isa(value: str) -> str:
-    if value not in ("avx512", "avx2", "portable"):
-        raise ValueError("must be avx512, avx2 or portable")
+    if value not in INSTRUCTION_SETS:
+        raise ValueError(f"must be one of {', '.join(INSTRUCTION_SETS)}")
     return value
 
 

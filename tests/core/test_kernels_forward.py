@@ -20,6 +20,7 @@ from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
 from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
 from rwkv_core.config import ModelConfig
 from rwkv_core.formulas import Weights, is_matrix
+from rwkv_core.instruction_sets import INSTRUCTION_SETS
 from rwkv_core.kernels.interface import Floats, Int32s, NativeMatrix, NativeModel
 from rwkv_core.state import State
 from tests.tools.native import Operations, fake_quantized, relative, require_kernels
@@ -412,15 +413,18 @@ def _run_python(code: str, **environment: str) -> subprocess.CompletedProcess[st
 def test_the_environment_caps_instructions_and_threads() -> None:
     supported = require_kernels().supported_isas()
     assert supported[-1] == "portable"
+    assert set(supported) <= set(INSTRUCTION_SETS)
     code = "import _rwkv_kernels as k; print(k.isa(), k.num_threads())"
-    for isa in ("portable", "avx2", "avx512"):
+    for place, isa in enumerate(INSTRUCTION_SETS):
         run = _run_python(code, ANSER_ISA=isa, ANSER_THREADS="3")
-        best = isa if isa in supported else "portable" if isa == "avx2" else supported[0]
+        best = next(name for name in INSTRUCTION_SETS[place:] if name in supported)
         assert run.stdout.split() == [best, "3"]
     for wrong in ({"ANSER_ISA": "sse9"}, {"ANSER_THREADS": "0"}, {"ANSER_THREADS": "two"}):
         (name,) = wrong
         run = _run_python(code, **wrong)
         assert f"ValueError: {name}={wrong[name]} is no" in run.stderr
+        if name == "ANSER_ISA":
+            assert "of " + ", ".join(reversed(INSTRUCTION_SETS)) in run.stderr
 
 
 def test_threads_are_as_many_as_asked_for(native: Operations) -> None:

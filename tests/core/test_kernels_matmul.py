@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,6 +14,7 @@ from rwkv_core import kernels
 from rwkv_core.checkpoint.ggml_blocks import LAYOUTS, dequantize
 from rwkv_core.checkpoint.ggml_quantize import quantize_blocks
 from rwkv_core.kernels.interface import Native
+from tests.tools.native import require_kernels
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -144,3 +147,25 @@ def test_an_infinite_scale_is_not_hidden(native: Native, type_name: str) -> None
     got = product(type_name, packed, 16, torch.ones(1, cols), False)
     assert not got[0, 0].isfinite()
     assert got[0, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("type_name", QUANTIZED)
+def test_instruction_sets_that_fuse_give_the_same_bits(type_name: str) -> None:
+    """Every set rounds a product and its sum once, except "portable" on x86-64."""
+    extension = require_kernels()
+    before = extension.isa()
+    fusing = [name for name in extension.supported_isas() if name != "portable"]
+    if platform.machine() == "aarch64":
+        fusing.append("portable")
+    rng = np.random.default_rng(8)
+    packed = encoded(type_name, rng.standard_normal((64, 512), np.float32))
+    x = torch.from_numpy(rng.standard_normal((5, 512), np.float32))
+    try:
+        for by_columns in (False, True):
+            results = []
+            for name in fusing:
+                extension.set_isa(name)
+                results.append(product(type_name, packed, 64, x, by_columns))
+            assert all(torch.equal(result, results[0]) for result in results[1:])
+    finally:
+        extension.set_isa(before)

@@ -12,6 +12,10 @@
 
 #include "kernels.h"
 
+#if defined(ANSER_HAS_DOTPROD) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 #if defined(__linux__)
 #include <sched.h>
 
@@ -124,8 +128,21 @@ int usable_cores() { return std::max(1, static_cast<int>(std::thread::hardware_c
 
 namespace {
 
-// From the plainest on; ANSER_ISA names the last that may be used.
-constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+// From the plainest on; ANSER_ISA names the last that may be used. Those of a kind of processor follow
+// each other.
+constexpr const char* kNames[] = {"portable", "neon", "dotprod", "avx2", "avx512"};
+
+#if defined(ANSER_HAS_DOTPROD)
+bool has_dot_product() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+    return true;  // every Mac with such a processor
+#else
+    return false;
+#endif
+}
+#endif
 
 std::vector<const Kernels*> detect() {
     std::vector<const Kernels*> found;
@@ -143,6 +160,12 @@ std::vector<const Kernels*> detect() {
 #endif
 #if defined(ANSER_HAS_AVX2)
     if (has_avx2) found.push_back(&kernels_avx2);
+#endif
+#if defined(ANSER_HAS_DOTPROD)
+    if (has_dot_product()) found.push_back(&kernels_dotprod);
+#endif
+#if defined(ANSER_HAS_NEON)
+    found.push_back(&kernels_neon);
 #endif
     found.push_back(&kernels_portable);
     return found;
@@ -163,9 +186,11 @@ const Kernels* choose() {
     const char* most = std::getenv("ANSER_ISA");
     if (!most || !*most) return all_supported().front();
     const int limit = rank_of(most);
-    if (limit < 0)
-        throw std::invalid_argument("ANSER_ISA=" + std::string(most) +
-                                    " is none of portable, avx2, avx512");
+    if (limit < 0) {
+        std::string names;
+        for (const char* name : kNames) names += (names.empty() ? "" : ", ") + std::string(name);
+        throw std::invalid_argument("ANSER_ISA=" + std::string(most) + " is none of " + names);
+    }
     for (const Kernels* each : all_supported())
         if (rank_of(each->name) <= limit) return each;
     return &kernels_portable;

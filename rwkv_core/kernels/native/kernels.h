@@ -69,8 +69,10 @@ struct HeadTask {
 };
 
 extern const Kernels kernels_portable;
-extern const Kernels kernels_avx2;    // x86-64 only
-extern const Kernels kernels_avx512;  // x86-64 only
+extern const Kernels kernels_avx2;     // x86-64 only
+extern const Kernels kernels_avx512;   // x86-64 only
+extern const Kernels kernels_neon;     // 64-bit ARM only
+extern const Kernels kernels_dotprod;  // 64-bit ARM only
 
 // Those that this processor can run, the best first; never empty.
 const Kernels* const* supported_kernels(int* count);
