@@ -24,7 +24,8 @@ WORKDIR /src
 ARG TORCH=cpu
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > /tmp/requirements.txt \
-    && pip install --no-cache-dir --no-compile "$(grep '^torch[<>=]' /tmp/requirements.txt)" \
+    && grep '^torch[<>=]' /tmp/requirements.txt > /tmp/torch.txt \
+    && pip install --no-cache-dir --no-compile --requirement /tmp/torch.txt \
         --extra-index-url "https://download.pytorch.org/whl/${TORCH}" \
     && pip install --no-cache-dir --no-compile --requirement /tmp/requirements.txt \
     && python3 -c "import torch; assert torch.__version__.endswith('+${TORCH}'), torch.__version__"
