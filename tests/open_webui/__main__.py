@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -57,10 +58,16 @@ def main() -> int:
     arguments = parser.parse_args()
     open_webui, chromium = _command(arguments.open_webui), _command(arguments.chromium)
     arguments.screenshots.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end as well
     with _world(open_webui, chromium, arguments.screenshots) as world:
-        failed = [scenario.__name__ for scenario in SCENARIOS if not _passes(scenario, world)]
-    print(f"{len(SCENARIOS) - len(failed)} of {len(SCENARIOS)} scenarios passed")
-    return 1 if failed else 0
+        num_passed = 0
+        for scenario in SCENARIOS:
+            is_good = _passes(scenario, world)
+            num_passed += is_good
+            if scenario is chats.first_account and not is_good:
+                break  # nothing else can be tried
+    print(f"{num_passed} of {len(SCENARIOS)} scenarios passed")
+    return 0 if num_passed == len(SCENARIOS) else 1
 
 
 def _passes(scenario: Callable[[World], None], world: World) -> bool:

@@ -71,7 +71,8 @@ class WebPage:
         """The last reply, once it is whole."""
         expect(self.button("Regenerate").last).to_be_visible()
         expect(self.button("Stop")).to_have_count(0)
-        return self.replies.last.inner_text()
+        text: str = self.replies.last.inner_text()
+        return text
 
     def regenerate(self) -> str:
         self.button("Regenerate").last.click()
