@@ -1,6 +1,6 @@
 """Open WebUI in a real browser on top of Anser: what people do there, checked step by step.
 
-    python -m tests.open_webui [--open-webui COMMAND] [--chromium COMMAND] [--screenshots FOLDER]
+    python -m tests.open_webui [--open-webui COMMAND] [--chromium COMMAND] [--only SCENARIO …]
 
 Starts `anser serve` and Open WebUI on free ports with folders that are removed afterwards. Needs
 the packages `open-webui` (in an environment of its own) and `playwright`, and Chromium. Prints a
@@ -54,20 +54,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.open_webui", description=__doc__)
     parser.add_argument("--open-webui", default="open-webui", help="its command")
     parser.add_argument("--chromium", default="chromium", help="the browser's command")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SCENARIO", help="these, and the first account"
+    )
     parser.add_argument("--screenshots", type=Path, default=Path(__file__).parent / "screenshots")
     arguments = parser.parse_args()
+    names = {chats.first_account.__name__, *(arguments.only or ())}
+    scenarios = [each for each in SCENARIOS if not arguments.only or each.__name__ in names]
     open_webui, chromium = _command(arguments.open_webui), _command(arguments.chromium)
     arguments.screenshots.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end as well
     with _world(open_webui, chromium, arguments.screenshots) as world:
         num_passed = 0
-        for scenario in SCENARIOS:
+        for scenario in scenarios:
             is_good = _passes(scenario, world)
             num_passed += is_good
             if scenario is chats.first_account and not is_good:
                 break  # nothing else can be tried
-    print(f"{num_passed} of {len(SCENARIOS)} scenarios passed")
-    return 0 if num_passed == len(SCENARIOS) else 1
+    print(f"{num_passed} of {len(scenarios)} scenarios passed")
+    return 0 if num_passed == len(scenarios) else 1
 
 
 def _passes(scenario: Callable[[World], None], world: World) -> bool:
@@ -94,7 +99,8 @@ def _world(open_webui: str, chromium: str, screenshots: Path) -> Iterator[World]
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=chromium)
-        page = browser.new_page(viewport={"width": 1100, "height": 700})
+        context = browser.new_context(viewport={"width": 1100, "height": 700})
+        page = context.new_page()
         yield World(WebPage(page, server.url), anser, registry, screenshots)
         browser.close()
 

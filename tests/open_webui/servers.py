@@ -64,7 +64,11 @@ def anser_running(folder: Path) -> Iterator[Process]:
     url = f"http://127.0.0.1:{free_port()}"
     anser = Anser(folder, store.root, url)
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = anser.environment | {"PYTHONPATH": path, "OLLAMA_DEBUG": "1"}
+    environment = anser.environment | {
+        "PYTHONPATH": path,
+        "OLLAMA_DEBUG": "1",  # every request is a line of the log
+        "ANSER_REQUEST_TIMEOUT": "600s",  # on a machine that is busy with something else
+    }
     command = [sys.executable, "-m", "server.cli", "serve"]
     with _running(command, environment, folder, f"{url}/api/version") as log:
         yield Process(url, log)
