@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--open-webui", default="open-webui", help="its command")
     parser.add_argument("--chromium", default="chromium", help="the browser's command")
     parser.add_argument(
-        "--only", nargs="+", metavar="SCENARIO", help="these, and the first account"
+        "--only", nargs="+", metavar="SCENARIO", help="only these"
     )
     parser.add_argument("--screenshots", type=Path, default=Path(__file__).parent / "screenshots")
     arguments = parser.parse_args()

@@ -15,8 +15,8 @@ _FOLLOW_UP = "What is 6 + 7?"
 # One object that answers all three questions; the model can say nothing else.
 _TASKS = {
     "title": {"const": _TITLE},
-    "tags": {"const": [_TAG]},
-    "follow_ups": {"const": [_FOLLOW_UP]},
+    "tags": {"type": "array", "items": {"const": _TAG}, "minItems": 1, "maxItems": 1},
+    "follow_ups": {"type": "array", "items": {"const": _FOLLOW_UP}, "minItems": 1, "maxItems": 1},
 }
 
 
