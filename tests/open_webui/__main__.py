@@ -30,7 +30,8 @@ from tests.open_webui.web_page import PATIENCE_MS, WebPage
 from tests.open_webui.world import DEMO, World
 from tests.tools.registry import DEMO_PATH, Registry, registry_running
 
-# In this order: the first makes the account, some go on in the chat of the one before.
+# In this order: the first makes the account, some go on in the chat of the one before, and
+# from `title_and_tags` on there is a model for titles.
 SCENARIOS: tuple[Callable[[World], None], ...] = (
     chats.first_account,
     chats.models_in_the_list,
@@ -38,9 +39,9 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     chats.second_turn,
     chats.regenerate,
     chats.edit,
+    chats.title_and_tags,
     chats.stop,
     chats.think_on_and_off,
-    chats.title_and_tags,
     chats.several_at_once,
     chats.openai_connection,
     manager.pull,
@@ -54,9 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.open_webui", description=__doc__)
     parser.add_argument("--open-webui", default="open-webui", help="its command")
     parser.add_argument("--chromium", default="chromium", help="the browser's command")
-    parser.add_argument(
-        "--only", nargs="+", metavar="SCENARIO", help="only these"
-    )
+    parser.add_argument("--only", nargs="+", metavar="SCENARIO", help="only these")
     parser.add_argument("--screenshots", type=Path, default=Path(__file__).parent / "screenshots")
     arguments = parser.parse_args()
     names = {chats.first_account.__name__, *(arguments.only or ())}

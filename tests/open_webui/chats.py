@@ -9,6 +9,7 @@ from tests.open_webui.web_page import WebPage
 from tests.open_webui.world import DEMO, World
 from tests.tools.waiting import wait_until
 
+_CANCELLED = "the client has gone; its generation is cancelled"  # in Anser's log
 _TITLE = "A small sum"
 _TAG = "Arithmetic"
 _FOLLOW_UP = "What is 6 + 7?"
@@ -79,9 +80,10 @@ def edit(world: World) -> None:
 
 
 def stop(world: World) -> None:
-    """A reply streams until it is stopped; then the engine rests."""
+    """A reply streams until it is stopped; Anser stops with it."""
     web = world.web
     web.new_chat(f"{ENDLESS}:latest")
+    count = world.anser.count(_CANCELLED)
     web.send("Hello!")
     expect(web.button("Stop")).to_be_visible()
     lengths = [0]
@@ -91,7 +93,7 @@ def stop(world: World) -> None:
     web.button("Stop").click()
     expect(web.button("Stop")).to_have_count(0)
     assert len(web.replies.last.inner_text()) >= lengths[-1]
-    wait_until(lambda: world.metric("anser_engine_busy") == 0)
+    wait_until(lambda: world.anser.count(_CANCELLED) > count)
 
 
 def think_on_and_off(world: World) -> None:
@@ -112,7 +114,12 @@ def think_on_and_off(world: World) -> None:
 def title_and_tags(world: World) -> None:
     """Open WebUI asks for a title, tags and what to ask next; a grammar makes them JSON."""
     web = world.web
-    schema = {"type": "object", "properties": _TASKS, "required": list(_TASKS)}
+    schema = {
+        "type": "object",
+        "properties": _TASKS,
+        "required": list(_TASKS),
+        "additionalProperties": False,
+    }
     web.api(
         "POST",
         "/api/v1/models/create",
