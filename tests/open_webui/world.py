@@ -26,7 +26,8 @@ class World:
     screenshots: Path
 
     def photograph(self, name: str) -> None:
-        self.web.page.screenshot(path=self.screenshots / f"{name}.png")
+        self.web.page.wait_for_timeout(1000)  # for what unfolds slowly; nothing depends on it
+        self.web.page.screenshot(path=self.screenshots / f"{name}.png", animations="disabled")
 
     def metric(self, name: str) -> float:
         """The sum of a metric of Anser's over all of its labels."""
