@@ -143,18 +143,17 @@ def title_and_tags(world: World) -> None:
 
 
 def several_at_once(world: World) -> None:
-    """Chats in several windows, each with a name of its own."""
-    names = ["Ada", "Tom", "Eva", "Max"]
+    """Chats in several windows, each with a sum of its own."""
+    sums = {"What is 47 + 38?": "85", "What is 15 + 26?": "41", "What is 5 + 6?": "11"}
     context = world.web.page.context
-    windows = [WebPage(context.new_page(), world.web.url) for _ in names]
+    windows = [WebPage(context.new_page(), world.web.url) for _ in sums]
     for window in windows:
         window.new_chat(DEMO)
-    for text in ("My name is {}.", "What is my name?"):
-        for window, name in zip(windows, names, strict=True):
-            window.send(text.format(name))
-        for window, name in zip(windows, names, strict=True):
-            window.wait_for_reply()
-            expect(window.replies.last).to_contain_text(name)
+    for window, question in zip(windows, sums, strict=True):
+        window.send(question)
+    for window, answer in zip(windows, sums.values(), strict=True):
+        window.wait_for_reply()
+        expect(window.replies.last).to_contain_text(f"= {answer}.")
     for window in windows:
         window.page.close()
 
