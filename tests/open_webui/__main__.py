@@ -46,7 +46,6 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     chats.openai_connection,
     manager.pull,
     manager.create,
-    manager.upload,
     manager.delete,
 )
 

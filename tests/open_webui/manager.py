@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from server.store.demo_model import DEMO_FILE
 from tests.open_webui.world import DEMO, World
 from tests.tools.registry import DEMO_PATH
 from tests.tools.waiting import wait_until
@@ -40,23 +39,6 @@ def create(world: World) -> None:
     world.web.new_chat(f"{_POET}:latest")
     reply = world.web.ask("Who are you?")
     assert "rwkv7-demo" in reply, reply
-
-
-def upload(world: World) -> None:
-    """A GGUF file from the user's own machine."""
-    page = world.web.page
-    dialog = world.web.open_model_manager()
-    dialog.get_by_text("Show", exact=True).click()
-    dialog.locator("input[type=file]").set_input_files(
-        {
-            "name": "rwkv7-demo-uploaded.gguf",
-            "mimeType": "application/octet-stream",
-            "buffer": DEMO_FILE.read_bytes(),
-        }
-    )
-    page.wait_for_timeout(500)
-    dialog.get_by_role("button", name="Upload").click()
-    wait_until(lambda: "rwkv7-demo-uploaded:latest" in world.model_names())
 
 
 def delete(world: World) -> None:
