@@ -2,8 +2,10 @@
 
 What goes when the budget is full: a snapshot behind which the cache has seen the same chat go on is
 superseded; only an edit, a retry or a branch needs it again. Superseded ones may keep a quarter of
-the budget (more where there is room), so that one long chat cannot push out the newest snapshots of
-the others, nor a thousand chats that never come back the turns of the one in use. On either side
+the budget, so that one long chat cannot push out the newest snapshots of the others, nor a thousand
+chats that never come back the turns of the one in use. They keep more where there is room, but with
+a limit of their own never more than that: where a disk has them too, a chat's memory stays that of
+its last turns, however long it gets. On either side
 the least recently used goes first, superseded checkpoints of long texts before ends of turns.
 System prompts count as newest whatever follows them. Using a snapshot uses those before it. Whose
 model a snapshot is makes no difference to its turn, but none is found under another model's key.
@@ -87,10 +89,14 @@ class Evicted:
 class MemoryTier:
     """Snapshots by their model and the tokens before them. Safe for several threads."""
 
-    def __init__(self, budget: int) -> None:
-        """`budget` in bytes: of states and logits, and of tokens and nodes of the trees."""
+    def __init__(self, budget: int, *, superseded_limit: int | None = None) -> None:
+        """`budget` in bytes: of states and logits, and of tokens and nodes of the trees.
+
+        `superseded_limit`: the most bytes that superseded snapshots keep, whatever room there is.
+        """
         self._lock = threading.Lock()  # guards all below
         self._budget = budget
+        self._superseded_limit = superseded_limit
         self._shares: dict[ModelKey, _Share] = {}
         self._forgotten: list[tuple[TokenArray, float]] = []  # beginnings, and until when
         # The least recently used first.
@@ -220,8 +226,8 @@ class MemoryTier:
 
     def _make_room(self) -> list[Evicted]:
         evicted = []
-        while self._num_bytes() > self._budget:
-            node = next(iter(self._by_standing[self._standing_to_evict()]))
+        while (standing := self._standing_to_evict()) is not None:
+            node = next(iter(self._by_standing[standing]))
             kept = _kept(node)
             evicted.append(Evicted(kept.key, node.tokens, kept.snapshot, kept.kind))
             share = self._shares[kept.key]
@@ -235,12 +241,17 @@ class MemoryTier:
         of_trees = sum(share.tree.num_bytes for share in self._shares.values())
         return sum(self._snapshot_bytes.values()) + of_trees
 
-    def _standing_to_evict(self) -> _Standing:
+    def _standing_to_evict(self) -> _Standing | None:
+        """None where nothing has to go."""
         checkpoints = self._snapshot_bytes[_Standing.CHECKPOINT]
         superseded = checkpoints + self._snapshot_bytes[_Standing.SUPERSEDED]
-        has_newest = bool(self._by_standing[_Standing.NEWEST])
-        if has_newest and superseded <= self._budget // SUPERSEDED_PARTS:
-            return _Standing.NEWEST
+        limit = self._superseded_limit
+        if self._num_bytes() > self._budget:
+            has_newest = bool(self._by_standing[_Standing.NEWEST])
+            if has_newest and superseded <= self._budget // SUPERSEDED_PARTS:
+                return _Standing.NEWEST
+        elif limit is None or superseded <= limit:
+            return None
         return _Standing.CHECKPOINT if checkpoints else _Standing.SUPERSEDED
 
 

@@ -45,6 +45,7 @@ def play_chat(
         memory = asker.memory()
         fresh = None
         if number in probes:
+            time.sleep(plan.pause_s)  # as before a turn: processors that rested wake up slowly
             fresh = asker.ask([messages[0], said], think=plan.think)
             asker.wait_until_idle()
         yield Turn(number, reply, memory, fresh)

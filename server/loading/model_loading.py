@@ -58,6 +58,9 @@ _HANDLERS_S = 0.2
 _FREED_S = 5.0
 # How long a deletion waits for the disk.
 _FORGET_S = 10.0
+# Of states that their chats have gone past, what memory keeps where the disk has them, too: enough for
+# an edit or another try a few turns back. The rest would be memory that grows with every turn.
+_SUPERSEDED_BYTES = 64 << 20
 
 
 @dataclass
@@ -240,11 +243,13 @@ class ModelLoader:
         """The states of all models, in memory and, if they are to be kept there, on disk."""
         settings = self._settings
         with self._guard:
-            if self._memory is None:
-                self._memory = MemoryTier(settings.states_memory or memory_budget())
             if self._disk is None and settings.states is not None:
                 budget = settings.states_disk or disk_budget(settings.states)
                 self._disk = DiskTier(settings.states, budget)
+            if self._memory is None:
+                limit = None if self._disk is None else _SUPERSEDED_BYTES
+                budget = settings.states_memory or memory_budget()
+                self._memory = MemoryTier(budget, superseded_limit=limit)
             return self._memory, self._disk
 
     def _rebalance(self) -> None:

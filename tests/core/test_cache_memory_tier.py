@@ -54,6 +54,14 @@ def test_finds_the_longest_prefix() -> None:
     assert tier.find(KEY, as_tokens([2, 1])) is None
 
 
+def test_superseded_ones_have_a_limit_of_their_own() -> None:
+    tier = MemoryTier(100 * FOR_ONE, superseded_limit=2 * SIZE)
+    evicted = [evicted_tokens(put(tier, [1] * length)) for length in range(1, 7)]
+    assert evicted == [[], [], [], [[1]], [[1, 1]], [[1, 1, 1]]]
+    assert [has(tier, [1] * length) for length in range(1, 7)] == [False] * 3 + [True] * 3
+    assert put(tier, [2]) == []  # the newest of a chat is not among them
+
+
 def test_the_least_recently_used_chat_goes_first() -> None:
     tier = MemoryTier(3 * FOR_ONE)
     for chat in (1, 2, 3):
