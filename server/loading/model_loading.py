@@ -58,8 +58,8 @@ _HANDLERS_S = 0.2
 _FREED_S = 5.0
 # How long a deletion waits for the disk.
 _FORGET_S = 10.0
-# Of states that their chats have gone past, what memory keeps where the disk has them, too: enough for
-# an edit or another try a few turns back. The rest would be memory that grows with every turn.
+# Of states that their chats have gone past, what memory keeps where the disk has them, too: enough
+# for an edit or another try a few turns back. The rest would be memory that grows with every turn.
 _SUPERSEDED_BYTES = 64 << 20
 
 
