@@ -59,14 +59,14 @@ def test_what_is_found_in_a_text_larger_than_the_tables_is_the_latest() -> None:
     index = NgramIndex(known)
     tokens: list[int] = known.tolist()
     num_found = 0
-    for _ in range(100):
+    for _ in range(40):
         tokens.append(int(choices.integers(0, 200)))
         index.append(tokens[-1])
         match = index.find()
         if match is not None:
             num_found += 1
             assert match == searched(tokens)
-    assert num_found > 50
+    assert num_found > 20
 
 
 @pytest.mark.parametrize(

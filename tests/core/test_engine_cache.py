@@ -363,7 +363,7 @@ def test_any_order_of_events_gives_the_texts_of_cold_runs(
     vocabulary = [model.tokenizer.encode(text) for text in (QUESTION, "User: Hello!\n\nAssistant:")]
     histories: list[tuple[int, ...]] = [()]
     sent: list[Sent] = []
-    for _ in range(40):
+    for _ in range(25):
         history = choices.choice(histories)
         if choices.random() < 0.3:  # an edit
             history = history[: choices.randrange(len(history) + 1)]

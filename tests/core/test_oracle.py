@@ -27,12 +27,12 @@ NUM_TOKENS = 64
 SHAPES = {
     "three layers of 0.1B": replace(PRESETS["0.1B"], n_layer=3, vocab_size=8192),
     "two layers of 0.4B": replace(PRESETS["0.4B"], n_layer=2, vocab_size=4096),
-    "all of 0.1B": PRESETS["0.1B"],
+    "all layers of 0.1B": replace(PRESETS["0.1B"], vocab_size=8192),
 }
 
 
 # Tokens read one by one at the end. One costs a model as much memory traffic as all 64 at once.
-NUM_SINGLE = {"three layers of 0.1B": NUM_TOKENS, "two layers of 0.4B": 8, "all of 0.1B": 4}
+NUM_SINGLE = {"three layers of 0.1B": NUM_TOKENS, "two layers of 0.4B": 8, "all layers of 0.1B": 4}
 
 
 @dataclass(frozen=True)
