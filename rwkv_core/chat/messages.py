@@ -27,6 +27,7 @@ class ToolCall:
 
     name: str
     arguments: Mapping[str, Any]
+    id: str = ""  # the client's, where the call comes back from it
 
 
 class Message(NamedTuple):
@@ -40,3 +41,4 @@ class Message(NamedTuple):
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_name: str = ""
+    tool_call_id: str = ""

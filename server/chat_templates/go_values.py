@@ -47,7 +47,7 @@ def message_value(message: Message) -> Record:
             "Images": [],
             "ToolCalls": [_call_value(*each) for each in enumerate(message.tool_calls)],
             "ToolName": message.tool_name,
-            "ToolCallID": "",
+            "ToolCallID": message.tool_call_id,
         },
     )
 
@@ -68,7 +68,7 @@ def _call_value(index: int, call: ToolCall) -> Record:
     function = {"Index": index, "Name": call.name, "Arguments": arguments}
     return Record(
         "template.templateToolCall",
-        {"ID": "", "Function": Record("template.templateToolCallFunction", function)},
+        {"ID": call.id, "Function": Record("template.templateToolCallFunction", function)},
     )
 
 

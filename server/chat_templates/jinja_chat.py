@@ -77,6 +77,7 @@ def _message(message: Message) -> dict[str, Any]:
     if message.tool_calls:
         value["tool_calls"] = [
             {
+                **({"id": call.id} if call.id else {}),
                 "type": "function",
                 "function": {"name": call.name, "arguments": dict(call.arguments)},
             }
@@ -84,4 +85,6 @@ def _message(message: Message) -> dict[str, Any]:
         ]
     if message.tool_name:
         value["name"] = message.tool_name
+    if message.tool_call_id:
+        value["tool_call_id"] = message.tool_call_id
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rwkv_core.checkpoint.recipes import RECIPES, Recipe, find_recipe
 from rwkv_core.errors import CheckpointError, OptionError, TokenizerError
@@ -132,8 +132,10 @@ def _source(store: Store, name: ModelName, asked: CreateRequest, work: Path) -> 
 def _adapter(store: Store, files: Mapping[str, str] | None, folder: Path) -> Path | None:
     if not files:
         return None
-    digest = next(iter(files.values()))
-    return _link(store, {"adapter": digest}, folder)[0]
+    file, digest = next(iter(files.items()))
+    # The name is for errors only: Ollama takes any, also one that leads elsewhere.
+    name = PurePosixPath(file).name
+    return _link(store, {name if _is_relative(name) else "adapter": digest}, folder)[0]
 
 
 def _link(store: Store, files: Mapping[str, str], folder: Path) -> list[Path]:

@@ -17,6 +17,8 @@ Report = Callable[[str, int, int], None]
 
 # Ollama's command line draws a bar for objects with a digest; this one it sends for quantizing.
 _NO_DIGEST = "0000000000000000000"
+# A large model has a million rows to report; nobody sees more than some steps a second.
+_PERIOD_S = 0.06
 
 
 class JobCancelledError(AnserError):
@@ -27,8 +29,8 @@ async def run_job(work: Callable[[Report], None]) -> AsyncGenerator[Json]:
     """Runs `work` in a thread and yields its statuses as Ollama's progress objects.
 
     Raises what the work raises. Closing the generator makes the work's next report raise
-    JobCancelledError, and returns when the work has ended. A client that reads slowly gets the
-    newest of several reports of one status.
+    JobCancelledError, and returns when the work has ended. Of several reports of one status in a
+    short time, or while the client reads slowly, it gets the newest.
     """
     board = _Board(asyncio.get_running_loop())
     worker = asyncio.create_task(asyncio.to_thread(work, board.report))
@@ -42,6 +44,7 @@ async def run_job(work: Callable[[Report], None]) -> AsyncGenerator[Json]:
                 break
             await board.news.wait()
             board.news.clear()
+            await asyncio.wait({worker}, timeout=_PERIOD_S)
         worker.result()
     finally:
         board.cancel()

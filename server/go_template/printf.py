@@ -111,7 +111,7 @@ def _write_text(spec: Spec, value: str) -> str | None:
         return spec.pad(text)
     if spec.verb == "q":
         is_raw = "#" in spec.flags and "`" not in text and text.replace("\t", "").isprintable()
-        return spec.pad(f"`{text}`" if is_raw else go_quote(text))
+        return spec.pad(f"`{text}`" if is_raw else go_quote(text, only_ascii="+" in spec.flags))
     if spec.verb in "xX":
         data = encode(value) if spec.precision < 0 else encode(value)[: spec.precision]
         digits = data.hex(" ") if " " in spec.flags else data.hex()
@@ -147,7 +147,8 @@ def _character(spec: Spec, code: int) -> str:
     char = chr(code) if is_valid else "\ufffd"
     if spec.verb == "c":
         return spec.pad(char)
-    quoted = {"'": "\\'", '"': '"'}.get(char, go_quote(char)[1:-1])
+    escaped = go_quote(char, only_ascii="+" in spec.flags)[1:-1]
+    quoted = {"'": "\\'", '"': '"'}.get(char, escaped)
     return spec.pad(f"'{quoted}'")
 
 

@@ -330,7 +330,8 @@ def _read_message(message: schemas.Message) -> Message:
         known = ", ".join(_ROLES)
         raise ApiError(400, f"invalid role: {go_quote(message.role)} (must be one of {known})")
     calls = tuple(map(called, message.tool_calls))
-    return Message(cast(Role, role), message.content, message.thinking, calls, message.tool_name)
+    said = (message.content, message.thinking)
+    return Message(cast(Role, role), *said, calls, message.tool_name, message.tool_call_id)
 
 
 def _text(parts: Sequence[PromptPart]) -> str:

@@ -30,7 +30,7 @@ def offered_tool(tool: schemas.Tool) -> dict[str, Any]:
 
 def called(call: schemas.ToolCall) -> ToolCall:
     """A call in an earlier turn."""
-    return ToolCall(call.function.name, call.function.arguments)
+    return ToolCall(call.function.name, call.function.arguments, call.id)
 
 
 def new_call_id() -> str:

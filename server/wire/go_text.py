@@ -19,15 +19,17 @@ _ESCAPES = {
 _NANOSECONDS = 1_000_000_000
 
 
-def go_quote(text: str) -> str:
-    """`text` as Go's %q prints it: double quotes, escapes for what cannot be seen."""
-    return '"' + "".join(map(_escape, text)) + '"'
+def go_quote(text: str, *, only_ascii: bool = False) -> str:
+    """`text` as Go's %q prints it (%+q if `only_ascii`): double quotes, escapes for what cannot be
+    seen.
+    """
+    return '"' + "".join(_escape(char, only_ascii) for char in text) + '"'
 
 
-def _escape(char: str) -> str:
+def _escape(char: str, only_ascii: bool) -> str:
     if char in _ESCAPES:
         return _ESCAPES[char]
-    if char.isprintable():
+    if char.isprintable() and (char.isascii() or not only_ascii):
         return char
     code = ord(char)
     if code < 0x80:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 
 from rwkv_core.config import ModelConfig
 from server.creating.create_request import create_from_request
-from server.creating.jobs import JobCancelledError, Report
+from server.creating.jobs import JobCancelledError, Json, Report, run_job
 from server.settings import Settings
 from server.store.names import ModelName
 from server.store.store import Store
@@ -176,6 +178,22 @@ def test_files_are_converted_and_quantized(server: RunningServer, pth: bytes) ->
     assert opened(server, "smaller").quantization == "Q4_K_M"
 
 
+def test_a_report_for_each_row_is_not_an_object_for_each_row() -> None:
+    num_rows = 100_000
+
+    def work(report: Report) -> None:
+        for row in range(num_rows):
+            report("quantizing", row + 1, num_rows)
+
+    async def follow() -> list[Json]:
+        return [each async for each in run_job(work)]
+
+    started = time.monotonic()
+    objects = asyncio.run(follow())
+    assert len(objects) <= (time.monotonic() - started) / 0.05 + 2
+    assert objects[-1]["completed"] == num_rows
+
+
 def test_an_adapter_is_a_state_file(server: RunningServer, tmp_path: Path) -> None:
     file = write_time_state(tmp_path / "tuned.pth", time_state(SMALL))
     digest = upload(server, file.read_bytes())
@@ -187,10 +205,10 @@ def test_an_adapter_is_a_state_file(server: RunningServer, tmp_path: Path) -> No
     )
     assert (code, problem) == (400, "only one adapter is currently supported")
     code, problem = refusal(
-        server, model="bad", **{"from": BASE}, adapters={"a": upload(server, b"x" * 100)}
+        server, model="bad", **{"from": BASE}, adapters={"../a.pth": upload(server, b"x" * 100)}
     )
     assert code in (200, 400)
-    assert problem.startswith("adapter: ")
+    assert problem.startswith("a.pth: ")
 
 
 def test_what_cannot_be_made_is_refused_and_leaves_nothing(

@@ -127,6 +127,21 @@ def test_calls_and_results() -> None:
     )
 
 
+def test_the_ids_of_calls_and_of_their_results() -> None:
+    messages = (
+        Message("assistant", tool_calls=(ToolCall("weather", {}, "call_1"),)),
+        Message("tool", "sunny", tool_name="weather", tool_call_id="call_1"),
+        Message("tool", "late"),
+    )
+    go = "{{ range .Messages }}{{ range .ToolCalls }}{{ .ID }}={{ end }}{{ .ToolCallID }}|{{ end }}"
+    assert parse_go_template(go).render(TemplateChat(messages)) == "call_1=|call_1||"
+    jinja = (
+        "{% for m in messages %}{% for call in m.tool_calls %}{{ call.id }}={% endfor %}"
+        "{{ m.tool_call_id }}|{% endfor %}"
+    )
+    assert JinjaChatTemplate(jinja, "", "").render(TemplateChat(messages)) == "call_1=|call_1||"
+
+
 @pytest.mark.parametrize(
     ("text", "tags", "tool_tag", "can_insert"),
     [
