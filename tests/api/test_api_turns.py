@@ -144,19 +144,19 @@ def test_states_that_only_the_disk_has_still(
     monkeypatch.setattr(model_loading, "memory_budget", lambda *_: 64 << 20)
     settings = Settings(models=models, device="cpu", states=tmp_path, states_disk=1 << 30)
     with running(settings) as server:
-        chat = Chat(server, session="long")
+        chat = Chat(server, session="long", think=False)
         for text in SAID[:3]:
             chat.say(text)
         (loaded,) = server.context.manager.loaded()
         saved = server.http.get("/api/sessions/long/state").content
         assert server.http.put("/api/sessions/moved/state", content=saved).status_code == 201
-        moved = Chat(server, session="moved")
+        moved = Chat(server, session="moved", think=False)
         moved.messages = [*chat.messages]
         moved.say(SAID[3])
         question = {"role": "user", "content": "What is 2 + 2?"}
         num_new = len(loaded.model.tokenizer.encode(f"User: {question['content']}\n\n")) + A_HANDFUL
         num_disk_hits = loaded.cache.statistics().num_disk_hits
-        body = {"model": DEMO, "options": {"temperature": 0, "num_predict": 20}}
+        body = {"model": DEMO, "options": {"temperature": 0, "num_predict": 20}, "think": False}
         for trunk, at in (("long", 5), ("long", 3), ("moved", 7)):
             name = f"{trunk}-{at}"
             fork = server.post(f"/api/sessions/{trunk}/fork", session=name, at=at)
