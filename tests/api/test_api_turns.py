@@ -167,6 +167,7 @@ def test_states_that_only_the_disk_has_still(
             edited = server.answer("/api/chat", messages=history, **body)
             assert edited["message"]["content"] == forked["message"]["content"]
         assert loaded.cache.statistics().num_disk_hits >= num_disk_hits + 3
+        del loaded  # a server that stops waits for its models to be freed
 
 
 def test_equal_prompts_at_once_are_read_once(server: RunningServer) -> None:
