@@ -136,6 +136,7 @@ class DiskFolder:
             raise
         finally:
             temporary.unlink(missing_ok=True)
+        self._synchronize_names()
         return True
 
     def touch(self, key: ModelKey, digests: PrefixDigests, num_tokens: int) -> None:
@@ -166,6 +167,8 @@ class DiskFolder:
             with self._index.transaction():
                 for file in doomed:
                     self._delete(file)
+            # A file that a power cut brings back would be given a row again.
+            self._synchronize_names()
 
     def _begins_with(self, name: str, beginning: TokenArray) -> bool:
         try:
@@ -238,6 +241,14 @@ class DiskFolder:
             Path(name).unlink(missing_ok=True)
             raise
         return Path(name)
+
+    def _synchronize_names(self) -> None:
+        """Has a power cut leave the files that there are, and no other; their rows follow."""
+        descriptor = os.open(self._files, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     # In a transaction
 

@@ -173,6 +173,14 @@ class DiskTier:
                 self._num_dropped += 1
             self._changed.notify_all()
 
+    @property
+    def is_keeping_up(self) -> bool:
+        """Whether what is put now will be written: it can be, and little waits."""
+        with self._changed:
+            is_open = self._thread is not None and not self._is_closed
+            is_writing = is_open and time.monotonic() >= self._paused_until
+            return is_writing and 2 * self._num_queued_bytes() <= self._max_queued_bytes
+
     def touch(self, key: ModelKey, tokens: TokenArray) -> None:
         """Notes a use of the snapshot for exactly these tokens, if there is one."""
         with self._changed:

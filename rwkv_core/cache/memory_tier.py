@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -30,6 +31,9 @@ from rwkv_core.cache.tokens import TokenArray
 # many. The tier on disk divides its budget in the same way.
 SUPERSEDED_PARTS = 4
 
+
+# How many go at a time because of the limit of superseded ones: who takes them must keep up.
+_AT_ONCE = 2
 
 # For so long nothing is kept of what was forgotten, and of the last so many.
 FORGETTING_S = 10.0
@@ -89,14 +93,23 @@ class Evicted:
 class MemoryTier:
     """Snapshots by their model and the tokens before them. Safe for several threads."""
 
-    def __init__(self, budget: int, *, superseded_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        budget: int,
+        *,
+        superseded_limit: int | None = None,
+        is_taken: Callable[[], bool] = lambda: True,
+    ) -> None:
         """`budget` in bytes: of states and logits, and of tokens and nodes of the trees.
 
-        `superseded_limit`: the most bytes that superseded snapshots keep, whatever room there is.
+        `superseded_limit`: the most bytes that superseded snapshots keep, whatever room there is,
+        as long as `is_taken` says that somebody keeps those that go. More than that go step by
+        step.
         """
         self._lock = threading.Lock()  # guards all below
         self._budget = budget
         self._superseded_limit = superseded_limit
+        self._is_taken = is_taken
         self._shares: dict[ModelKey, _Share] = {}
         self._forgotten: list[tuple[TokenArray, float]] = []  # beginnings, and until when
         # The least recently used first.
@@ -226,33 +239,45 @@ class MemoryTier:
 
     def _make_room(self) -> list[Evicted]:
         evicted = []
-        while (standing := self._standing_to_evict()) is not None:
-            node = next(iter(self._by_standing[standing]))
-            kept = _kept(node)
-            evicted.append(Evicted(kept.key, node.tokens, kept.snapshot, kept.kind))
-            share = self._shares[kept.key]
-            share.snapshot_bytes -= kept.snapshot.nbytes
-            share.num_evicted += 1
-            self._forget(node)
-            share.tree.remove(node)
+        while self._num_bytes() > self._budget:
+            evicted.append(self._evict(self._standing_to_evict()))
+        while len(evicted) < _AT_ONCE and self._is_over_limit():
+            evicted.append(self._evict(self._superseded_to_evict()))
+        return evicted
+
+    def _evict(self, standing: _Standing) -> Evicted:
+        node = next(iter(self._by_standing[standing]))
+        kept = _kept(node)
+        evicted = Evicted(kept.key, node.tokens, kept.snapshot, kept.kind)
+        share = self._shares[kept.key]
+        share.snapshot_bytes -= kept.snapshot.nbytes
+        share.num_evicted += 1
+        self._forget(node)
+        share.tree.remove(node)
         return evicted
 
     def _num_bytes(self) -> int:
         of_trees = sum(share.tree.num_bytes for share in self._shares.values())
         return sum(self._snapshot_bytes.values()) + of_trees
 
-    def _standing_to_evict(self) -> _Standing | None:
-        """None where nothing has to go."""
-        checkpoints = self._snapshot_bytes[_Standing.CHECKPOINT]
-        superseded = checkpoints + self._snapshot_bytes[_Standing.SUPERSEDED]
+    def _standing_to_evict(self) -> _Standing:
+        has_newest = bool(self._by_standing[_Standing.NEWEST])
+        if has_newest and self._superseded_bytes() <= self._budget // SUPERSEDED_PARTS:
+            return _Standing.NEWEST
+        return self._superseded_to_evict()
+
+    def _superseded_to_evict(self) -> _Standing:
+        has_checkpoints = bool(self._by_standing[_Standing.CHECKPOINT])
+        return _Standing.CHECKPOINT if has_checkpoints else _Standing.SUPERSEDED
+
+    def _superseded_bytes(self) -> int:
+        return (
+            self._snapshot_bytes[_Standing.CHECKPOINT] + self._snapshot_bytes[_Standing.SUPERSEDED]
+        )
+
+    def _is_over_limit(self) -> bool:
         limit = self._superseded_limit
-        if self._num_bytes() > self._budget:
-            has_newest = bool(self._by_standing[_Standing.NEWEST])
-            if has_newest and superseded <= self._budget // SUPERSEDED_PARTS:
-                return _Standing.NEWEST
-        elif limit is None or superseded <= limit:
-            return None
-        return _Standing.CHECKPOINT if checkpoints else _Standing.SUPERSEDED
+        return limit is not None and self._superseded_bytes() > limit and self._is_taken()
 
 
 def _kept(node: Node[_Kept]) -> _Kept:

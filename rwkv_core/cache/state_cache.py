@@ -125,7 +125,9 @@ class StateCache:
             )
 
     def _keep(self, tokens: TokenArray, snapshot: Snapshot, kind: SnapshotKind) -> None:
-        """In memory; what has to go for it, to disk."""
+        """In memory; what has to go for it, to disk. Not what was forgotten while it was read."""
+        if self._memory.is_forgotten(tokens):
+            return
         write_evicted(self._memory.put(self.key, tokens, snapshot, kind), self._disk)
 
 

@@ -180,10 +180,11 @@ class ModelLoader:
     def forget(self, beginning: TokenArray) -> None:
         """Deletes the states, of any model, behind texts that begin with these tokens."""
         memory, disk = self._open_states()
-        # In this order: what is read from disk meanwhile goes from the memory, too.
+        # In this order: what leaves the memory is written, and what was forgotten there is not kept
+        # again, wherever it comes from.
+        memory.forget(beginning)
         if disk is not None and not disk.forget(beginning, _FORGET_S):
             log.warning("some states of what was deleted stay on disk until their turn comes")
-        memory.forget(beginning)
 
     async def close(self) -> None:
         """After the last `unload`: states that wait to be written are, within a few seconds."""
@@ -247,9 +248,7 @@ class ModelLoader:
                 budget = settings.states_disk or disk_budget(settings.states)
                 self._disk = DiskTier(settings.states, budget)
             if self._memory is None:
-                limit = None if self._disk is None else _SUPERSEDED_BYTES
-                budget = settings.states_memory or memory_budget()
-                self._memory = MemoryTier(budget, superseded_limit=limit)
+                self._memory = _memory_tier(settings.states_memory or memory_budget(), self._disk)
             return self._memory, self._disk
 
     def _rebalance(self) -> None:
@@ -259,6 +258,14 @@ class ModelLoader:
         if memory is None or available is None or self._settings.states_memory:
             return
         write_evicted(memory.resize(memory_budget(available + memory.num_bytes)), disk)
+
+
+def _memory_tier(budget: int, disk: DiskTier | None) -> MemoryTier:
+    if disk is None or disk.budget < budget:  # it would lose what the memory has room for
+        return MemoryTier(budget)
+    return MemoryTier(
+        budget, superseded_limit=_SUPERSEDED_BYTES, is_taken=lambda: disk.is_keeping_up
+    )
 
 
 def _unable(name: str, problem: str) -> ApiError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.loading import model_loading
 from server.settings import Settings
 from tests.tools.running_server import DEMO, RunningServer, needs_demo, running, wait_until
 
@@ -130,6 +132,62 @@ def test_an_edit_after_a_restart(models: Path, tmp_path: Path) -> None:
             encode = server.context.manager.loaded()[0].model.tokenizer.encode
             num_new = len(encode(f"User: {edited['content']}\n\n"))
             assert num_read(final) <= num_new + A_HANDFUL, num_kept
+
+
+def test_states_that_only_the_disk_has_still(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forks and edits some turns back, where memory has what is newest alone; also of a session
+    that came from a file, whose states are its own.
+    """
+    monkeypatch.setattr(model_loading, "_SUPERSEDED_BYTES", 0)
+    monkeypatch.setattr(model_loading, "memory_budget", lambda *_: 64 << 20)
+    settings = Settings(models=models, device="cpu", states=tmp_path, states_disk=1 << 30)
+    with running(settings) as server:
+        chat = Chat(server, session="long", think=False)
+        for text in SAID[:3]:
+            chat.say(text)
+        (loaded,) = server.context.manager.loaded()
+        saved = server.http.get("/api/sessions/long/state").content
+        assert server.http.put("/api/sessions/moved/state", content=saved).status_code == 201
+        moved = Chat(server, session="moved", think=False)
+        moved.messages = [*chat.messages]
+        moved.say(SAID[3])
+        question = {"role": "user", "content": "What is 2 + 2?"}
+        num_new = len(loaded.model.tokenizer.encode(f"User: {question['content']}\n\n")) + A_HANDFUL
+        num_disk_hits = loaded.cache.statistics().num_disk_hits
+        body = {"model": DEMO, "options": {"temperature": 0, "num_predict": 20}, "think": False}
+        for trunk, at in (("long", 5), ("long", 3), ("moved", 7)):
+            name = f"{trunk}-{at}"
+            fork = server.post(f"/api/sessions/{trunk}/fork", session=name, at=at)
+            assert fork.status_code == 200, fork.text
+            forked = server.answer("/api/chat", messages=[question], session=name, **body)
+            assert num_read(forked) <= num_new, name
+            history = [*moved.messages[:at], question]
+            edited = server.answer("/api/chat", messages=history, **body)
+            assert edited["message"]["content"] == forked["message"]["content"]
+        assert loaded.cache.statistics().num_disk_hits >= num_disk_hits + 3
+        del loaded  # a server that stops waits for its models to be freed
+
+
+def test_equal_prompts_at_once_are_read_once(server: RunningServer) -> None:
+    """Whoever comes second waits for the first one's states, or finds them."""
+    system = {
+        "role": "system",
+        "content": "You know these sums. " + "What is 4 + 5? It is 9. " * 60,
+    }
+    body: dict[str, Any] = {
+        "model": DEMO,
+        "messages": [system, {"role": "user", "content": SAID[0]}],
+        "options": {"temperature": 0, "num_predict": 8},
+    }
+    with ThreadPoolExecutor(4) as pool:
+        answers = [*pool.map(lambda _: server.answer("/api/chat", **body), range(4))]
+    num_prompt = answers[0]["prompt_eval_count"]
+    assert sorted(map(num_read, answers)) == [0, 0, 0, num_prompt]
+    assert {answer["message"]["content"] for answer in answers} == {
+        server.answer("/api/chat", **body)["message"]["content"]
+    }
 
 
 def test_a_chat_with_tools(server: RunningServer) -> None:

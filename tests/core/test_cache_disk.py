@@ -187,7 +187,7 @@ def test_writing_waits_for_a_calm_moment_but_not_for_long(
 ) -> None:
     for name in ("_CALM_S", "_LONGEST_WAIT_S"):
         monkeypatch.setattr(disk_tier_module, name, 3600.0)
-    room = 4 * snapshot_of([1]).nbytes
+    room = 5 * snapshot_of([1]).nbytes
     with opened(tmp_path, max_queued_bytes=room) as tier:
         put(tier, [1])
         put(tier, [2])
@@ -293,9 +293,11 @@ def test_a_full_queue_drops_the_oldest_checkpoint(
         for chat, kind in enumerate(kinds, 2):
             put(tier, [chat], kind)
             assert tier.statistics().num_queued_bytes <= room
+        assert not tier.is_keeping_up
         assert not tier.flush(0)
         gate.open.set()
         assert tier.flush(30)
+        assert tier.is_keeping_up
         assert [found(tier, [chat]) for chat in range(1, 7)] == [1, 1, 0, 0, 1, 1]
         assert tier.statistics().num_dropped == 2
 
@@ -537,6 +539,7 @@ def test_a_full_disk_turns_writing_off_for_a_while(
             for chat in range(2, 9):
                 put(tier, [chat])
             assert tier.flush(30)
+            assert not tier.is_keeping_up
             assert len(files(tmp_path)) == 1
             assert found(tier, [1]) == 1
             put(tier, [9])
@@ -591,6 +594,7 @@ def test_a_folder_that_can_only_be_read(
             put(tier, [5])
             assert tier.flush(30)
             assert found(tier, [5]) == 0
+            assert not tier.is_keeping_up
     finally:
         for path in (folder, folder / FILES_NAME):
             path.chmod(0o755)

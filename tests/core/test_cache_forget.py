@@ -123,6 +123,11 @@ def test_what_comes_a_moment_later_is_not_kept(
         return hit is not None and hit.num_tokens == len(tokens)
 
     assert [kept(tokens) for tokens in CHATS] == [tokens in LEFT for tokens in CHATS]
+    disk.put(KEY, as_tokens([1, 2, 3, 9]), snapshot_of([1, 2, 3, 9]), TURN)
+    assert cache.lookup([1, 2, 3, 9]) is not None  # read while it was being deleted
+    assert disk.forget(as_tokens([1, 2, 3]), PATIENCE_S)
+    hit = cache.lookup([1, 2, 3, 9])
+    assert hit is None or hit.num_tokens == 1
     now_s += FORGETTING_S - 1
     assert not kept([1, 2, 3])
     now_s += 1

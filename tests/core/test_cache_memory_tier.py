@@ -62,6 +62,17 @@ def test_superseded_ones_have_a_limit_of_their_own() -> None:
     assert put(tier, [2]) == []  # the newest of a chat is not among them
 
 
+def test_what_nobody_takes_stays_and_goes_step_by_step_later() -> None:
+    is_taken = False
+    tier = MemoryTier(100 * FOR_ONE, superseded_limit=2 * SIZE, is_taken=lambda: is_taken)
+    for length in range(1, 10):
+        assert put(tier, [1] * length) == []
+    is_taken = True
+    assert evicted_tokens(put(tier, [2])) == [[1], [1] * 2]
+    assert evicted_tokens(put(tier, [3])) == [[1] * 3, [1] * 4]
+    assert len(tier.resize(FOR_ONE)) == len(range(5, 10)) + 1  # the budget knows no steps
+
+
 def test_the_least_recently_used_chat_goes_first() -> None:
     tier = MemoryTier(3 * FOR_ONE)
     for chat in (1, 2, 3):

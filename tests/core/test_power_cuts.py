@@ -72,7 +72,7 @@ def test_after_a_cut_all_is_right_or_not_there(made: Record, loss: Loss, tmp_pat
         folder = tmp_path / str(position)
         files = power_cuts.after_a_cut(made, position, loss, rng)
         power_cuts.write_folder(made, files, folder)
-        power_cuts.require_states(made, position, loss, folder)
+        power_cuts.require_states(made, position, folder)
         power_cuts.require_sessions(made, position, folder)
 
 
@@ -90,7 +90,7 @@ def test_states_that_were_not_synchronized_are_skipped_with_a_warning(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             # None but those that were written after the cut.
-            power_cuts.require_states(made, position, Loss.LATEST, folder)
+            power_cuts.require_states(made, position, folder, is_kept=False)
         said = [record.getMessage() for record in caplog.records]
         assert any("skipping" in each or "deleting" in each for each in said)
         assert {record.levelno for record in caplog.records} == {logging.WARNING}

@@ -207,9 +207,11 @@ def write_folder(made: Record, files: dict[str, bytes], folder: Path) -> None:
         target.write_bytes(content)
 
 
-def require_states(made: Record, num_operations: int, loss: Loss, folder: Path) -> None:
-    """The tier opens, gives every state right or not at all, and takes new ones. As long as names
-    reach the disk, the state that was written last is there, and what was deleted is not.
+def require_states(
+    made: Record, num_operations: int, folder: Path, *, is_kept: bool = True
+) -> None:
+    """The tier opens, gives every state right or not at all, and takes new ones. The state that was
+    written last is there, and what was deleted is not.
     """
     with closing(DiskTier(folder, BUDGET)) as tier:
         found = set()
@@ -222,7 +224,7 @@ def require_states(made: Record, num_operations: int, loss: Loss, folder: Path) 
                     assert is_of(hit.snapshot, text), text
                     found.add(f"{life} {index}")
         said = [each for each in made.said(num_operations) if not each.startswith("answered")]
-        if said and loss in (Loss.NOTHING, Loss.DATA):
+        if said and is_kept:
             what, _, which = said[-1].partition(" ")
             assert what == "deleting" or (which in found) == (what == "written"), said[-1]
         text = (9, 9, 9)
@@ -334,7 +336,7 @@ def main() -> None:
         folder = work / "cut"
         shutil.rmtree(folder, ignore_errors=True)
         write_folder(made, after_a_cut(made, position, loss, random.Random(position)), folder)
-        require_states(made, position, loss, folder)
+        require_states(made, position, folder)
         require_sessions(made, position, folder)
         num_cuts += 1
     print(f"{len(made.operations)} operations, {num_cuts} power cuts: all is as it should be")
