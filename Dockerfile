@@ -18,8 +18,8 @@ RUN apt-get update \
 ENV PATH=/opt/anser/bin:$PATH
 
 # What Anser needs, before its sources: a change of those leaves this layer as it is. The build of
-# PyTorch that TORCH names (cpu, cu126, cu128, cu130) has a local version, 2.x.y+cpu, which pip takes
-# before the same version from elsewhere.
+# PyTorch that TORCH names (cpu, cu126, cu130, ...) has a local version, 2.x.y+cpu, which pip takes
+# before the same version from elsewhere. A line for each kind of processor: pip takes the one that fits.
 WORKDIR /src
 ARG TORCH=cpu
 COPY pyproject.toml ./
