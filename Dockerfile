@@ -44,7 +44,7 @@ WORKDIR /opt/anser/lib
 RUN set -- python3.*/site-packages && cd "$1" \
     && (cd torch && rm -rf _inductor include onnx share test) \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && strip --strip-unneeded torch/lib/libtorch*.so torch/lib/libc10*.so \
+    && strip --strip-unneeded torch/lib/libtorch*.so torch/lib/libc10*.so zstandard/*.so \
     && rm -rf functorch mpmath networkx sympy torchgen/packaged nvidia/*/include \
         hf_xet huggingface_hub _distutils_hack distutils-precedence.pth pip pip-* setuptools setuptools-* /opt/anser/bin/pip* \
     && find . -type f \( -name '*.a' -o -name '*.pyi' \) -delete \
