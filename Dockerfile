@@ -18,8 +18,8 @@ RUN apt-get update \
 ENV PATH=/opt/anser/bin:$PATH
 
 # What Anser needs, before its sources: a change of those leaves this layer as it is. The build of
-# PyTorch that TORCH names (cpu, cu126, cu128, cu130) has a local version, 2.x.y+cpu, which pip takes
-# before the same version from elsewhere.
+# PyTorch that TORCH names (cpu, cu126, cu130, ...) has a local version, 2.x.y+cpu, which pip takes
+# before the same version from elsewhere. A line for each kind of processor: pip takes the one that fits.
 WORKDIR /src
 ARG TORCH=cpu
 COPY pyproject.toml ./
@@ -44,7 +44,7 @@ WORKDIR /opt/anser/lib
 RUN set -- python3.*/site-packages && cd "$1" \
     && (cd torch && rm -rf _inductor include onnx share test) \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && strip --strip-unneeded torch/lib/libtorch*.so torch/lib/libc10*.so \
+    && strip --strip-unneeded torch/lib/libtorch*.so torch/lib/libc10*.so zstandard/*.so \
     && rm -rf functorch mpmath networkx sympy torchgen/packaged nvidia/*/include \
         hf_xet huggingface_hub _distutils_hack distutils-precedence.pth pip pip-* setuptools setuptools-* /opt/anser/bin/pip* \
     && find . -type f \( -name '*.a' -o -name '*.pyi' \) -delete \

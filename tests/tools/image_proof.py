@@ -4,10 +4,11 @@
 
 performs its instructions in Debian roots under FOLDER (3 GB; the base is kept), runs the image as
 its user with no network but loopback, waits until its HEALTHCHECK succeeds, chats with it, stops
-it, and looks whether the chat goes on after a restart where it was. Then what goes wrong: states of
-another version, a port in use, volumes that cannot be written, and a model that is larger than the
-container's memory. It needs Linux, root, debootstrap, and a network to install from: `--bind` and
-`--variable` give the build certificates or a registry nearby.
+it, and looks whether the chat goes on after a restart where it was; it is stopped in the middle of
+a reply, too. Then what goes wrong: states of another version, a port in use, volumes that cannot be
+written, and a model that is larger than the container's memory. It needs Linux, root, debootstrap,
+and a network to install from: `--bind` and `--variable` give the build certificates or a registry
+nearby.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ try:
 except urllib.error.HTTPError as error:
     print(error.read().decode())
 """
+# The same, line by line while it comes.
+_STREAM = """\
+import sys, urllib.request
+request = urllib.request.Request(f"http://127.0.0.1:11434{sys.argv[1]}", sys.stdin.buffer.read())
+for line in urllib.request.urlopen(request):
+    print(line.decode(), end="", flush=True)
+"""
+# A reply that takes minutes.
+_ENDLESS = {"type": "string", "minLength": 100_000}
 
 
 def main() -> None:
@@ -77,6 +87,7 @@ def _prove(image: Image, work: Path) -> None:
     with memory_group("anser-image-proof", ENOUGH_BYTES) as group:
         _chat(image, work, volumes, group)
         _chat_again(image, work, volumes, group)
+        _stop_in_a_reply(image, work, volumes, group)
         _states_of_another_version(image, work, volumes, group)
     _in_use(image, work, volumes)
     _volumes_of_root(image, work)
@@ -114,6 +125,33 @@ def _chat_again(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> 
         cached, count = answer["prompt_cached_count"], answer["prompt_eval_count"]
         print(f"said: {answer['message']['content']!r}")
         _expect("Ada" in answer["message"]["content"], "it remembers after a restart")
+        _expect(cached > 0, f"{cached} of {count} tokens were in the states of the volume")
+        _stop(container)
+
+
+def _stop_in_a_reply(image: Image, work: Path, volumes: Path, group: MemoryGroup) -> None:
+    with _running(image, work, volumes, group) as container:
+        container.wait_until_healthy()
+        before = {path.name for path in (volumes / "states").rglob("*.safetensors")}
+        _said(container, "My name is Bob.", session="cut")
+        body = _message("Tell me a story.", session="cut", stream=True, format=_ENDLESS)
+        command = ["python3", "-c", _STREAM, "/api/chat"]
+        with container.executing(command, json.dumps(body)) as output:
+            lines = [json.loads(output.readline()) for _ in range(20)]
+            _expect(not any(line["done"] for line in lines), "it is in the middle of a reply")
+            _stop(container)
+            rest = output.read().splitlines()
+        print(f"then its client saw {len(rest)} more lines, at last {rest[-1:]}")
+        _expect("Traceback" not in container.log.read_text(), "nothing broke")
+    states = {path.name for path in (volumes / "states").rglob("*.safetensors")}
+    _expect(
+        bool(states - before), f"{len(states - before)} states of the finished turn in the volume"
+    )
+    with _running(image, work, volumes, group) as container:
+        container.wait_until_healthy()
+        answer = _said(container, "What is my name?", session="cut")
+        cached, count = answer["prompt_cached_count"], answer["prompt_eval_count"]
+        _expect("Bob" in answer["message"]["content"], "it remembers the turn before the cut one")
         _expect(cached > 0, f"{cached} of {count} tokens were in the states of the volume")
         _stop(container)
 
@@ -201,12 +239,15 @@ def _recalled(container: RootContainer) -> str:
     return str(_said(container, "What is my name?")["message"]["content"])
 
 
-def _said(container: RootContainer, words: str) -> dict[str, Any]:
+def _said(container: RootContainer, words: str, session: str = "tea") -> dict[str, Any]:
     """The answer to the next message of one session."""
-    return ask(
-        container, "/api/chat", model=DEMO, session="tea", stream=False, think=False,
-        options={"seed": 1, "temperature": 0}, messages=[{"role": "user", "content": words}],
-    )  # fmt: skip
+    return ask(container, "/api/chat", **_message(words, session=session, stream=False))
+
+
+def _message(words: str, **more: Any) -> dict[str, Any]:
+    options = {"seed": 1, "temperature": 0}
+    messages = [{"role": "user", "content": words}]
+    return {"model": DEMO, "think": False, "options": options, "messages": messages, **more}
 
 
 def ask(container: RootContainer, path: str, **body: Any) -> dict[str, Any]:

@@ -12,8 +12,10 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.tools.image_root import Image, remove_root
 from tests.tools.memory_group import MemoryGroup
@@ -101,15 +103,33 @@ class RootContainer:
 
     def execute(self, command: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Runs a command in the container, as `docker exec` does."""
-        user, _, group = self._image.user.partition(":")
         return subprocess.run(
-            [
-                *("nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts"),
-                *("--root", "--wd", f"--setgid={group}", f"--setuid={user}"),
-                *("env", "-i", f"HOME={self._image.folder}", *self._variables, *command),
-            ],
+            self._inside(command),
             input=stdin, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
+
+    @contextmanager
+    def executing(self, command: Sequence[str], stdin: str) -> Iterator[IO[str]]:
+        """What a command prints, while it runs; it ends with the container at the latest."""
+        with subprocess.Popen(
+            self._inside(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(stdin)
+                process.stdin.close()
+                yield process.stdout
+            finally:
+                process.kill()
+
+    def _inside(self, command: Sequence[str]) -> list[str]:
+        user, _, group = self._image.user.partition(":")
+        return [
+            *("nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts"),
+            *("--root", "--wd", f"--setgid={group}", f"--setuid={user}"),
+            *("env", "-i", f"HOME={self._image.folder}", *self._variables, *command),
+        ]
 
     def health(self) -> bool:
         return self.execute(self._image.health_command).returncode == 0
