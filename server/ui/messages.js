@@ -27,6 +27,8 @@ export class MessageView {
   constructor(role) {
     this.content = element("div", { className: "content" });
     this.note = element("p", { className: "note" });
+    this.newThought = this.newContent = ""; // what is not shown yet
+    this.frame = null;
     const name = element("h3", { textContent: NAMES[role] ?? role });
     this.article = element("article", {}, name, this.content, this.note);
     this.article.dataset.role = role in NAMES ? role : "other";
@@ -41,32 +43,56 @@ export class MessageView {
   }
 
   addThinking(text) {
-    keepingEnd(() => {
-      if (!this.thought) {
-        this.thought = element("div", { className: "thought" });
-        const summary = element("summary", { textContent: "Thinking" });
-        this.details = element("details", {}, summary, this.thought);
-        this.content.before(this.details);
-      }
-      setText(this.note, "");
-      this.thought.append(text);
-    });
+    this.newThought += text;
+    this.showSoon();
   }
 
   addContent(text) {
-    if (!text) return;
-    this.endThinking();
-    keepingEnd(() => {
-      setText(this.note, "");
-      this.content.append(text);
-    });
+    this.newContent += text;
+    this.showSoon();
   }
 
-  endThinking() {
+  /** Once a frame: a fast model has more tokens than a browser can lay out pages. */
+  showSoon() {
+    this.frame ??= requestAnimationFrame(() => this.show());
+  }
+
+  show() {
+    cancelAnimationFrame(this.frame);
+    this.frame = null;
+    if (!this.newThought && !this.newContent) return;
+    keepingEnd(() => {
+      setText(this.note, "");
+      if (this.newThought) this.thoughtElement().append(this.newThought);
+      if (this.newContent) {
+        this.nameThought();
+        this.content.append(this.newContent);
+      }
+    });
+    this.newThought = this.newContent = "";
+  }
+
+  thoughtElement() {
+    if (!this.thought) {
+      this.thought = element("div", { className: "thought" });
+      const summary = element("summary", { textContent: "Thinking" });
+      this.details = element("details", {}, summary, this.thought);
+      this.content.before(this.details);
+    }
+    return this.thought;
+  }
+
+  nameThought() {
     if (this.details) setText(this.details.firstChild, "Thought");
   }
 
+  endThinking() {
+    this.show();
+    this.nameThought();
+  }
+
   get text() {
+    this.show();
     return this.content.textContent;
   }
 
